@@ -1,0 +1,65 @@
+"""The bundled demo screens: whole, consistent, and free of real brands."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+DEMO = Path(__file__).parents[1] / "vlm_eval" / "demo"
+FIELDS = {
+    "screen_annotation": ["item_id", "image", "reference", "facts", "device"],
+    "vqa": ["item_id", "image", "question", "reference", "facts", "device"],
+}
+COUNTS = {"screen_annotation": (10, 10), "vqa": (24, 12)}  # items, screenshots
+REAL_BRANDS = re.compile(
+    r"\b(сбер\w*|тинькофф\w*|т-банк\w*|ozon|озон\w*|wildberries|вайлдберриз|втб|альфа\w*|райффайзен\w*|газпром\w*|яндекс\w*|авито|мегамаркет\w*)\b",
+    re.IGNORECASE,
+)
+
+
+def rows(name: str) -> list[dict]:
+    with (DEMO / name / "items.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def plain(text: str) -> str:
+    return " ".join(text.split()).casefold()  # str.split() also splits at no-break spaces
+
+
+ITEMS = [pytest.param(name, row, id=row["item_id"]) for name in FIELDS for row in rows(name)]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_table(name):
+    table = rows(name)
+    items, screens = COUNTS[name]
+    assert not (DEMO / name / "items.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    assert list(table[0]) == FIELDS[name]
+    assert len(table) == len({row["item_id"] for row in table}) == items
+    assert {row["image"] for row in table} == {file.name for file in (DEMO / name / "images").iterdir()}
+    assert len({row["image"] for row in table}) == screens
+
+
+@pytest.mark.parametrize("name, row", ITEMS)
+def test_item(name, row):
+    assert all(row.values()) and row["device"] in {"phone", "desktop"}
+    assert row["image"].isascii() and row["item_id"].isascii()
+    facts = json.loads(row["facts"])
+    assert facts and all(isinstance(fact, str) for fact in facts)
+    assert [fact for fact in facts if plain(fact) not in plain(row["reference"])] == []
+    assert not REAL_BRANDS.search(" ".join(row.values()))
+
+
+@pytest.mark.parametrize("name, row", ITEMS)
+def test_image(name, row):
+    with Image.open(DEMO / name / "images" / row["image"]) as image:
+        image.load()
+        assert max(image.size) >= 600
+        assert (image.width < image.height) == (row["device"] == "phone")
+
+
+def test_all_images_are_small_enough_to_ship():
+    assert sum(file.stat().st_size for file in DEMO.glob("*/images/*")) < 2_500_000

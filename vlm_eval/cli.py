@@ -1,0 +1,65 @@
+"""`vlm-eval`: compose, run one job, hand back scalars. Exit codes: 0 ok, 1 runs failed, 2 bad input, 130/143 signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from vlm_eval import __version__, paths
+from vlm_eval.errors import BadInput
+
+
+def job(cfg):
+    """One Hydra job: start the run's process and read its status. Never raises inside a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from vlm_eval.config import validate
+    from vlm_eval.launch import launch
+    from vlm_eval.store import read_json
+
+    hydra = HydraConfig.get()
+    run_dir = Path(hydra.runtime.output_dir)
+    label = run_dir.name
+    if hydra.mode == RunMode.MULTIRUN:
+        label = f"[{hydra.job.num + 1}/{len(read_json(run_dir.parent / 'sweep.json')['points'])}] {label}"
+    status = launch(validate(cfg), run_dir, label)
+    if hydra.mode == RunMode.RUN:
+        print(run_dir)
+        sys.exit(0 if status["state"] == "ok" else 1)
+    return status["state"]
+
+
+def main() -> int:
+    """Entry point; errors in what was asked for are one line on stderr."""
+    if "--version" in sys.argv[1:]:
+        print(f"vlm-eval {__version__}")
+        return 0
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from vlm_eval.config import explain_hydra, register_resolvers
+
+    register_resolvers()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Hydra would print its own exceptions over several lines and exit with 1; this lets them through to us.
+    debugging = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(config_path=str(paths.conf()), config_name="config", version_base="1.3")(job)()
+    except (BadInput, HydraException, OmegaConfBaseException, YAMLError) as error:
+        if debugging:
+            raise
+        print(f"vlm-eval: {error if isinstance(error, BadInput) else explain_hydra(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""The root schema, the schemas of the chosen components, and configuration errors in one line.
+
+Hydra composes; this module checks. A component's own schema is the dataclass beside its class, named `<Class>Config`
+and found through `_target_`, so a new component brings its schema with it and nothing is registered anywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vlm_eval import paths
+from vlm_eval.errors import BadInput
+
+
+@dataclass
+class ModelConfig:
+    """A model and where its checkpoints are: a Hugging Face name or a folder for each quantisation."""
+
+    name: str = "???"
+    checkpoints: Dict[str, str] = field(default_factory=dict)
+    path: Optional[str] = None  # one folder for whatever `quant` says it holds
+    revision: Optional[str] = None
+    trust_remote_code: bool = False
+    # For the memory estimate where no checkpoint is on this disk yet:
+    parameters: Optional[float] = None  # all of them
+    linear_parameters: Optional[float] = None  # of the decoder's linear layers, the ones that are quantised
+    kv_bytes_per_token: Optional[int] = None
+
+
+@dataclass
+class QuantConfig:
+    """A quantisation: what must be found loaded. `method` is null for an unquantised model."""
+
+    name: str = "???"
+    method: Optional[str] = None
+    bits: int = 16
+
+
+@dataclass
+class RunConfig:
+    seed: int = 0
+    timeout_s: Optional[float] = None  # the whole run, seconds
+
+
+@dataclass
+class SweepConfig:
+    resume: Optional[str] = None  # folder of an earlier sweep: do what is missing there
+    dry_run: bool = False
+
+
+@dataclass
+class RootConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    quant: QuantConfig = field(default_factory=QuantConfig)
+    engine: Any = None
+    task: Any = None
+    judge: Any = None
+    metrics: Any = None
+    tracking: Any = None
+    run: RunConfig = field(default_factory=RunConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+
+
+def register_resolvers() -> None:
+    """What the YAML files use: `${demo:...}` for bundled files, and names of sweep and run folders."""
+
+    def add(name, function, **kw):
+        OmegaConf.register_new_resolver(name, function, replace=True, **kw)
+
+    add("demo", paths.demo)
+    add("sweep_dir", _sweep_dir, use_cache=True)  # cached: the same random digits for every run of this sweep
+    add("hash8", hash8)
+
+
+def _sweep_dir(resume: Optional[str]) -> str:
+    return resume or f"multirun/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
+
+
+def hash8(overrides: Any) -> str:
+    """Eight hex digits of a run's overrides, whatever their order; how the sweep is run is not part of them."""
+    kept = sorted(o for o in map(str, overrides) if not o.lstrip("+").startswith(("sweep.", "hydra.")))
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8]
+
+
+def validate(cfg: DictConfig) -> DictConfig:
+    """Merge every schema into the composed config; a misspelt key or a wrong type is a BadInput that names it."""
+    cfg = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(RootConfig), cfg)
+        for group in ("engine", "task", "judge", "tracking"):
+            cfg[group] = _with_schema(cfg[group], group)
+        for name in cfg.metrics or {}:
+            cfg.metrics[name] = _with_schema(cfg.metrics[name], f"metrics.{name}")
+        missing = OmegaConf.missing_keys(cfg)
+        if missing:
+            raise BadInput(f"{sorted(missing)[0]}: no value given; set it, e.g. {sorted(missing)[0]}=...")
+        OmegaConf.to_container(cfg, resolve=True)  # a broken interpolation shows here, not in the run
+    except OmegaConfBaseException as error:
+        raise BadInput(explain(error)) from error
+    return cfg
+
+
+def _with_schema(node: DictConfig, where: str) -> DictConfig:
+    if node is None or OmegaConf.select(node, "_target_") is None:
+        raise BadInput(f"{where}: no _target_; it names the class that does the work")
+    schema = getattr(*_schema_of(node._target_), None)
+    if schema is None:
+        raise BadInput(f"{where}._target_: {node._target_} has no dataclass {_schema_of(node._target_)[1]} beside it")
+    try:
+        return OmegaConf.merge(OmegaConf.structured(schema), node)
+    except OmegaConfBaseException as error:
+        raise BadInput(explain(error, where)) from error
+
+
+def _schema_of(target: str) -> tuple[Any, str]:
+    module, _, cls = target.rpartition(".")
+    try:
+        return importlib.import_module(module), f"{cls}Config"
+    except (ImportError, ValueError) as error:
+        raise BadInput(f"_target_: {target} cannot be imported: {error}") from error
+
+
+def build(node: DictConfig, *dependencies: Any) -> Any:
+    """The object a component's config stands for: `_target_(schema instance, *dependencies)`."""
+    module, schema = _schema_of(node._target_)
+    typed = OmegaConf.merge(OmegaConf.structured(getattr(module, schema)), node)
+    return getattr(module, schema.removesuffix("Config"))(OmegaConf.to_object(typed), *dependencies)
+
+
+def model_and_quant(cfg: DictConfig) -> tuple[ModelConfig, QuantConfig]:
+    """The two groups every engine needs, as plain objects."""
+    return OmegaConf.to_object(cfg.model), OmegaConf.to_object(cfg.quant)
+
+
+def load(run_dir: Path) -> DictConfig:
+    """The config of a run folder, checked again (schemas fill in what YAML left out)."""
+    register_resolvers()
+    return validate(OmegaConf.load(run_dir / ".hydra" / "config.yaml"))
+
+
+def flat(cfg: DictConfig) -> dict[str, Any]:
+    """Every leaf under its dotted name, as MLflow params want it."""
+
+    def walk(prefix: str, node: Any):
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                yield from walk(f"{prefix}.{key}" if prefix else str(key), value)
+        else:
+            yield prefix, node
+
+    return dict(walk("", OmegaConf.to_container(cfg, resolve=True)))
+
+
+def explain(error: Exception, where: str = "") -> str:
+    """An OmegaConf error as one line: the key, what is wrong with it, and what there is instead."""
+    key = getattr(error, "full_key", None) or ""
+    key = ".".join(part for part in (where, str(key)) if part)
+    node = getattr(error, "parent_node", None)
+    name = str(getattr(error, "key", "") or key.rpartition(".")[2])
+    known = _known_keys(error, node)
+    if known and name not in known and ("not in struct" in str(error) or "not in '" in str(error)):
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{key}: no such key; {hint}{key.rpartition('.')[0] or 'the config'} has: {', '.join(known)}"
+    return f"{key}: {str(error).splitlines()[0]}" if key else str(error).splitlines()[0]
+
+
+def _known_keys(error: Exception, node: Any) -> list[str]:
+    kind = getattr(error, "object_type", None)
+    names = getattr(kind, "__dataclass_fields__", None)
+    if names is None and isinstance(node, DictConfig):
+        names = node.keys()
+    return sorted(str(n) for n in names or [] if n != "_target_")
+
+
+def explain_hydra(error: Exception) -> str:
+    """A composition error of Hydra as one line; the key's siblings come from the OmegaConf error behind it."""
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        return explain(cause)
+    if isinstance(error, OmegaConfBaseException):
+        return explain(error)
+    if getattr(error, "missing_cfg_file", None) and getattr(error, "options", None):
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        close = difflib.get_close_matches(option, error.options, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{group}={option}: no such option; {hint}{group} has: {', '.join(error.options)}"
+    return " ".join(str(error).split())

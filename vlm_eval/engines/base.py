@@ -1,0 +1,75 @@
+"""What an engine is: it turns requests into answers, as they finish, and times some of them alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Protocol, Sequence
+
+from vlm_eval.config import ModelConfig, QuantConfig
+from vlm_eval.rows import Answer, Latency
+from vlm_eval.tasks.base import SamplingConfig
+from vlm_eval.tasks.dataset import ImageConfig
+
+
+@dataclass(frozen=True)
+class Request:
+    """One repeat of one item, as chat messages (the image part is {"type": "image", "path": ...})."""
+
+    item_id: str
+    repeat: int
+    cluster: str
+    image: str  # path of the screenshot in `messages`
+    messages: Sequence[dict[str, Any]]
+    sampling: SamplingConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is under test, as every engine gets it."""
+
+    model: ModelConfig
+    quant: QuantConfig
+    image: ImageConfig
+    seed: int
+
+
+class Engine(Protocol):
+    """Built from its config and the candidate (cheaply: nothing is loaded before start()).
+
+    A module may also have `environment(config) -> dict`: variables that must stand before the run's process starts.
+    """
+
+    latency_items: int  # how many items are timed alone
+
+    def start(self) -> dict[str, Any]:
+        """Load, and check what was loaded: facts for provenance.json, `found` a line for people.
+
+        Raises with the numbers if what was loaded is not what `quant` says."""
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
+        """All requests as one batch; yields answers when their requests finish, in that order."""
+
+    def time_alone(self, requests: Sequence[Request]) -> Iterator[Latency]:
+        """The same requests one at a time, after a warm-up."""
+
+    def stop(self) -> None:
+        """Give all memory back."""
+
+
+def seed_of(base: int, item_id: str, repeat: int) -> int:
+    """A request's own seed, from the base seed, the item and the repeat: the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{base}:{item_id}:{repeat}".encode()).digest()[:4], "big") >> 1
+
+
+def with_images(messages: Sequence[dict[str, Any]], encode: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose image parts are replaced by what `encode(path)` gives, as an engine's API wants them."""
+
+    def part(p: dict[str, Any]) -> dict[str, Any]:
+        return encode(p["path"]) if p["type"] == "image" else p
+
+    return [
+        {**m, "content": m["content"] if isinstance(m["content"], str) else [part(p) for p in m["content"]]}
+        for m in messages
+    ]

@@ -1,0 +1,231 @@
+"""vLLM's Python engine, inside the run's own process.
+
+vllm and torch are imported in start(), after the environment they read at import is set.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, Optional, Sequence
+
+from vlm_eval import checkpoints, images
+from vlm_eval.devices import find_device
+from vlm_eval.engines.base import Candidate, Request, with_images
+from vlm_eval.rows import Answer, Latency
+
+
+@dataclass
+class LatencyPassConfig:
+    items: int = 10
+    warmup: int = 1
+
+
+@dataclass
+class VllmEngineConfig:
+    _target_: str = "???"
+    max_model_len: int = 4096
+    max_num_seqs: int = 16
+    enforce_eager: Optional[bool] = None
+    dtype: str = "bfloat16"
+    load_format: str = "auto"
+    gpu_memory_utilization: float = 0.9
+    cpu_kv_cache_gib: int = 1
+    cpu_threads: int = 1
+    tensor_parallel_size: int = 1
+    latency_pass: LatencyPassConfig = field(default_factory=LatencyPassConfig)
+    extra: Dict[str, Any] = field(default_factory=dict)
+
+
+def environment(config: VllmEngineConfig) -> dict[str, str]:
+    """Variables that must stand before python starts, because torch and vllm read them when imported."""
+    common = {
+        # The engine lives in the run's process: one import, not two. The process ends with the run, and only that
+        # frees a GPU for certain (an in-process engine leaves its weights there after shutdown).
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if find_device().kind == "cuda":
+        return common
+    return {
+        **common,
+        # libgomp threads that busy-wait for a core another process holds make the same work 5 to 10 times slower.
+        "OMP_NUM_THREADS": str(config.cpu_threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
+        # Keep activations in 16 bits on CPUs with AMX, as W4A16 means and as a GPU does it.
+        "VLLM_CPU_INT4_W4A8": "0",
+    }
+
+
+class VllmEngine:
+    """One checkpoint in `vllm.LLM`; its `llm_engine` is stepped here, so that answers come out as they finish."""
+
+    def __init__(self, config: VllmEngineConfig, candidate: Candidate):
+        self.config, self.model, self.quant = config, candidate.model, candidate.quant
+        self.image, self.seed = candidate.image, candidate.seed
+        self.checkpoint = checkpoints.locate(self.model, self.quant)
+        self.latency_items = config.latency_pass.items
+        self.llm: Any = None
+
+    def start(self) -> dict[str, Any]:
+        began = time.monotonic()
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        from vlm_eval.engines.vllm_loaded import check_loaded, engine_facts
+
+        imported = time.monotonic()
+        on_cpu = current_platform.is_cpu()
+        arguments: dict[str, Any] = dict(
+            model=self.checkpoint,
+            revision=self.model.revision,
+            trust_remote_code=self.model.trust_remote_code,
+            dtype=self.config.dtype,
+            load_format=self.config.load_format,
+            max_model_len=self.config.max_model_len,
+            max_num_seqs=self.config.max_num_seqs,
+            tensor_parallel_size=self.config.tensor_parallel_size,
+            enforce_eager=on_cpu if self.config.enforce_eager is None else self.config.enforce_eager,
+            limit_mm_per_prompt={"image": 1, "video": 0},
+            seed=self.seed,
+            disable_log_stats=False,  # otherwise RequestOutput.metrics is None and there is no time to first token
+            # Repeats of one screenshot must not look fast because the first filled a cache.
+            enable_prefix_caching=False,
+            mm_processor_cache_gb=0,
+        )
+        if on_cpu:
+            # A request with its own seed kills the engine when its prefill is cut in chunks
+            # ("CPU Generator does not use offset"), so prompts go in whole.
+            arguments.update(enable_chunked_prefill=False, max_num_batched_tokens=max(4096, self.config.max_model_len))
+        else:
+            arguments["gpu_memory_utilization"] = self.config.gpu_memory_utilization
+        limits = self._pixel_limits()
+        if limits and (self.image.min_pixels or self.image.max_pixels):
+            arguments["mm_processor_kwargs"] = {"size": {"shortest_edge": limits[0], "longest_edge": limits[1]}}
+        self.llm = LLM(**{**arguments, **self.config.extra})
+        loaded = check_loaded(self.llm, self.quant)
+        return {
+            **engine_facts(self.llm, self.checkpoint, arguments),
+            **loaded,
+            "engine_import_s": round(imported - began, 3),
+            "engine_start_s": round(time.monotonic() - imported, 3),
+        }
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
+        waiting, running = list(reversed(requests)), {}
+        engine = self.llm.llm_engine
+        # Enough in the queue that the scheduler is never short, not so many that every picture is in memory at once.
+        depth = 4 * self.config.max_num_seqs
+        while waiting or running:
+            refused = []
+            while waiting and len(running) < depth:
+                request = waiting.pop()
+                try:
+                    running[self._enqueue(request)] = request
+                except ValueError as error:  # vLLM's answer to a prompt it cannot take, e.g. longer than the context
+                    refused.append(_failed(request, str(error)))
+            finished = [self._read(running.pop(o.request_id), o) for o in _step(engine) if o.finished]
+            if refused or finished:
+                yield refused + finished
+
+    def time_alone(self, requests: Sequence[Request]) -> Iterator[Latency]:
+        for request in requests[: self.config.latency_pass.warmup]:
+            self._one(request)
+        for request in requests:
+            yield self._one(request)
+
+    def stop(self) -> None:
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = None
+
+    def _one(self, request: Request) -> Latency:
+        sent = time.monotonic()
+        try:
+            self._enqueue(request)
+        except ValueError as error:
+            return Latency(request.item_id, None, error=_line(str(error)))
+        output = None
+        while output is None:
+            output = next((o for o in _step(self.llm.llm_engine) if o.finished), None)
+        ended = time.monotonic()
+        answer = output.outputs[0]
+        first = output.metrics.first_token_ts if output.metrics else 0.0  # same monotonic clock, same machine
+        return Latency(
+            item_id=request.item_id,
+            latency_s=ended - sent,
+            ttft_s=first - sent if first else None,
+            output_tokens=len(answer.token_ids),
+            chars=len(answer.text),
+        )
+
+    def _enqueue(self, request: Request) -> str:
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=request.sampling.temperature,
+            top_p=request.sampling.top_p,
+            max_tokens=request.sampling.max_tokens,
+            seed=request.seed,
+        )
+        messages = with_images(request.messages, lambda path: {"type": "image_pil", "image_pil": _picture(path)})
+        [internal] = self.llm.enqueue_chat([messages], params, use_tqdm=False)
+        return internal.split("-")[0]  # vLLM adds random digits to the id that its outputs carry
+
+    def _read(self, request: Request, output: Any) -> Answer:
+        answer = output.outputs[0]
+        visual = output.prompt_token_ids.count(self._image_token)
+        return Answer(
+            item_id=request.item_id,
+            repeat=request.repeat,
+            cluster=request.cluster,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            prompt_tokens=len(output.prompt_token_ids),
+            output_tokens=len(answer.token_ids),
+            seed=request.seed,
+            visual_tokens=visual,
+            resized=self._resized(request, visual),
+        )
+
+    @functools.cached_property
+    def _image_token(self) -> Optional[int]:
+        return getattr(self.llm.llm_engine.model_config.hf_config, "image_token_id", None)
+
+    def _resized(self, request: Request, visual_tokens: int) -> Optional[tuple[int, int]]:
+        """Width and height as the vision tower saw them; None unless it agrees with the tokens that were counted."""
+        limits = self._pixel_limits()
+        if limits is None:
+            return None
+        width, height = _picture(request.image).size
+        factor = checkpoints.image_limits(self.checkpoint)["factor"]
+        height, width = images.smart_resize(height, width, factor, *limits)
+        return (width, height) if (height // factor) * (width // factor) == visual_tokens else None
+
+    def _pixel_limits(self) -> Optional[tuple[int, int]]:
+        """(min_pixels, max_pixels): the task's where it sets them, else the checkpoint's; None for other processors."""
+        limits = checkpoints.image_limits(self.checkpoint)
+        if limits is None:
+            return None
+        return self.image.min_pixels or limits["min_pixels"], self.image.max_pixels or limits["max_pixels"]
+
+
+@functools.lru_cache(maxsize=64)
+def _picture(path: str) -> Any:
+    from pathlib import Path
+
+    return images.load(Path(path))
+
+
+def _step(engine: Any) -> list[Any]:
+    return engine.step() if engine.has_unfinished_requests() else []
+
+
+def _failed(request: Request, error: str) -> Answer:
+    return Answer(request.item_id, request.repeat, request.cluster, None, seed=request.seed, error=_line(error))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:500]

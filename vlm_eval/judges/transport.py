@@ -1,0 +1,251 @@
+"""Ask a language model through LiteLLM: one way in, one reply out, whatever went wrong on the way.
+
+LiteLLM takes seconds to import, so it is imported at the first use, never with this module.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import logging
+import os
+import queue
+import random
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterator, Optional, Sequence, TypeVar
+
+from vlm_eval import images
+from vlm_eval.errors import BadInput
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+FIRST_WAIT_S = 1.0  # before the first retry; doubles with each
+LONGEST_WAIT_S = 60.0  # also the most that a server's Retry-After is obeyed
+SECRET_MIN_CHARS = 6  # a shorter "key" is a placeholder (EMPTY), and blanking it out would maim ordinary text
+NO_SCHEMA = re.compile(r"response.?format|json.?schema|structured.?output|guided", re.IGNORECASE)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TransportConfig:
+    """What every judge that asks a model has in its config."""
+
+    model: str = "???"  # as LiteLLM calls it: deepseek/deepseek-chat, openai/NAME for an OpenAI-compatible address
+    api_base: Optional[str] = None  # null: the provider's own address
+    api_key_env: Optional[str] = None  # name of the variable that holds the key; null: the server wants none
+    temperature: Optional[float] = 0.0  # null: not sent
+    max_tokens: int = 1024
+    concurrency: int = 8  # requests under way at once
+    timeout_s: float = 120.0
+    retries: int = 5  # after the first attempt; only where another one may help (429, 5xx, timeouts)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back. `text` counts only under status "ok"; `error` is the reason for any other status."""
+
+    status: str  # ok | refused | error
+    text: str = ""
+    cut_off: bool = False  # ended at max_tokens
+    tokens: Optional[int] = None
+    cost_usd: Optional[float] = None  # None: LiteLLM has no price for this model
+    error: Optional[str] = None
+
+
+class Transport:
+    """Sends chat messages to one model. Its key is read from the environment and shown nowhere."""
+
+    def __init__(self, config: TransportConfig):
+        for key, least in (("concurrency", 1), ("retries", 0), ("max_tokens", 1)):
+            if getattr(config, key) < least:
+                raise BadInput(f"judge.{key}={getattr(config, key)}: at least {least}")
+        if config.timeout_s <= 0:
+            raise BadInput(f"judge.timeout_s={config.timeout_s}: more than 0 seconds")
+        self.config = config
+        self._schema_refused = False
+        self._stop = threading.Event()
+
+    def check(self) -> None:
+        """BadInput for what would make every call fail; nothing is sent."""
+        config = self.config
+        if config.api_key_env and not self._key():
+            raise BadInput(f"judge.api_key_env={config.api_key_env}: this variable is not set; export it or name another")
+        if not (self._key().isascii() and self._key().isprintable()):
+            raise BadInput(f"judge.api_key_env={config.api_key_env}: the key in it has characters that no key has")
+        if config.api_base is not None and not re.match(r"https?://[^/]", config.api_base):
+            raise BadInput(f"judge.api_base={config.api_base}: an address such as http://127.0.0.1:8000/v1")
+        litellm = _litellm()
+        try:
+            litellm.get_llm_provider(config.model, api_base=config.api_base)
+        except litellm.exceptions.BadRequestError as error:
+            raise BadInput(f"judge.model={config.model}: no provider; write openai/{config.model} for a server's own "
+                           "model, or provider/NAME as LiteLLM has it") from error
+
+    def sees_images(self) -> bool:
+        """False only for a model that LiteLLM knows, and knows to be blind."""
+        return bool(info["supports_vision"]) if (info := self._info()) else True
+
+    def price(self) -> Optional[tuple[float, float]]:
+        """USD for a token in and a token out, or None when unknown."""
+        info = self._info()
+        found = (info.get("input_cost_per_token"), info.get("output_cost_per_token")) if info else (None, None)
+        return None if None in found else found
+
+    def _info(self) -> Optional[dict[str, Any]]:
+        try:
+            return {"supports_vision": None, **_litellm().get_model_info(self.config.model)}
+        except Exception:  # LiteLLM raises a bare Exception for a model that is not in its table
+            return None
+
+    def each(self, jobs: Sequence[Job], work: Callable[[Job], Result]) -> Iterator[Result]:
+        """work(job) for all jobs, `concurrency` at once; results as they come.
+
+        Daemon threads, not a pool: a pool would hold up the end of an interrupted process until the last request
+        has timed out.
+        """
+        todo: queue.SimpleQueue = queue.SimpleQueue()
+        done: queue.SimpleQueue = queue.SimpleQueue()
+        for job in jobs:
+            todo.put(job)
+        self._stop.clear()
+        _litellm()  # here, or every thread would begin with waiting for the import
+
+        def worker() -> None:
+            while not self._stop.is_set():
+                try:
+                    job = todo.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    done.put((work(job), None))
+                except BaseException as error:  # raised where the results are read, or that side would wait for ever
+                    done.put((None, error))
+
+        for _ in range(min(self.config.concurrency, len(jobs))):
+            threading.Thread(target=worker, daemon=True).start()
+        try:
+            for _ in jobs:
+                result, error = done.get()
+                if error:
+                    raise error
+                yield result
+        finally:
+            self._stop.set()
+
+    def ask(self, messages: list[dict[str, Any]], schema: dict[str, Any]) -> Reply:
+        """One reply that should be JSON after `schema`. Never raises: an error is a Reply that says so."""
+        for attempt in range(self.config.retries + 1):
+            try:
+                return self._send(messages, schema)
+            except Exception as error:  # LiteLLM passes on whatever the provider's client raises
+                if type(error).__name__ == "ContentPolicyViolationError":
+                    return Reply("refused", error=self._reason(error))
+                last = attempt == self.config.retries or not _may_pass(error)
+                if last or self._stop.wait(_wait_s(error, attempt)):
+                    tries = f" (after {attempt + 1} attempts)" if attempt else ""
+                    return Reply("error", error=self._reason(error) + tries)
+        raise AssertionError("unreachable")
+
+    def _send(self, messages: list[dict[str, Any]], schema: dict[str, Any]) -> Reply:
+        litellm = _litellm()
+        form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
+        optional = {} if self._schema_refused else {"response_format": form}
+        if self.config.temperature is not None:
+            optional["temperature"] = self.config.temperature
+        try:
+            response = litellm.completion(
+                model=self.config.model,
+                messages=messages,
+                api_base=self.config.api_base,
+                api_key=self._key() or "none",  # the OpenAI client will not start without any
+                timeout=self.config.timeout_s,
+                max_tokens=self.config.max_tokens,
+                max_retries=0,  # retrying is done here; the client's own retries would multiply with it
+                drop_params=True,  # reasoning models take no temperature
+                **optional,
+            )
+        except litellm.exceptions.BadRequestError as error:
+            if "response_format" not in optional or not NO_SCHEMA.search(str(error)):
+                raise
+            # Many servers have no schemas. The prompt asks for the same JSON in words, and the reply is validated.
+            log.warning("%s takes no JSON schema, going on without: %s", self.config.model, self._reason(error))
+            self._schema_refused = True
+            return self._send(messages, schema)
+        return self._reply(response)
+
+    def _reply(self, response: Any) -> Reply:
+        tokens = getattr(getattr(response, "usage", None), "total_tokens", None) or None
+        cost = None if tokens is None else (getattr(response, "_hidden_params", None) or {}).get("response_cost")
+        spent = {"tokens": tokens, "cost_usd": cost}
+        if not response.choices:
+            return Reply("error", error="a reply without choices", **spent)
+        choice = response.choices[0]
+        refusal = (getattr(choice.message, "provider_specific_fields", None) or {}).get("refusal")
+        if refusal or choice.finish_reason == "content_filter":
+            return Reply("refused", error=self._clean(refusal or "stopped by the provider's content filter"), **spent)
+        text = self._clean(choice.message.content or "")
+        return Reply("ok", text, cut_off=choice.finish_reason == "length", **spent)
+
+    def _key(self) -> str:
+        # Stripped: with a line's end the HTTP client refuses the header, in an error that quotes it.
+        return os.environ.get(self.config.api_key_env, "").strip() if self.config.api_key_env else ""
+
+    def _clean(self, text: str) -> str:
+        """Text without the key: some servers quote the request's headers in their errors."""
+        key = self._key()
+        return text.replace(key, "***") if len(key) >= SECRET_MIN_CHARS else text
+
+    def _reason(self, error: Exception) -> str:
+        """An exception as one line."""
+        text = " ".join(self._clean(str(error)).split())[:500]
+        name = type(error).__name__
+        return text if name in text else f"{name}: {text}"
+
+
+@functools.cache
+def _litellm() -> Any:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import fetches a price list
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # else the import reads a .env file into our environment
+    import litellm
+
+    litellm.suppress_debug_info = True  # prints advice to stdout with every error
+    return litellm
+
+
+def _may_pass(error: Exception) -> bool:
+    status = getattr(error, "status_code", None)
+    return isinstance(status, int) and (status in (408, 409, 429) or status >= 500)
+
+
+def _wait_s(error: Exception, attempt: int) -> float:
+    """What the server asks for, else twice as long each time; jitter keeps the threads from coming back as one."""
+    wait = FIRST_WAIT_S * 2**attempt
+    headers = getattr(error, "litellm_response_headers", None) or {}
+    try:
+        wait = max(wait, float(headers.get("retry-after", 0)))
+    except ValueError:  # a date
+        pass
+    return min(wait, LONGEST_WAIT_S) * random.uniform(1.0, 1.5)
+
+
+@functools.lru_cache(maxsize=16)  # each screenshot is sent for every repeat and order
+def data_url(path: Path) -> str:
+    """A screenshot as a data URL: its own bytes where every provider reads them right, else PNG as a person sees it."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        kind, upright = image.get_format_mimetype(), image.getexif().get(0x0112, 1) == 1
+        plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+    if kind in ("image/png", "image/jpeg", "image/webp") and upright and plain:
+        data = path.read_bytes()
+    else:
+        kind, buffer = "image/png", io.BytesIO()
+        images.load(path).save(buffer, "PNG")
+        data = buffer.getvalue()
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

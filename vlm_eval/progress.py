@@ -1,0 +1,60 @@
+"""Progress: the run's process reports lines of JSON, the parent shows one line a stage."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, Optional, TextIO
+
+SHOW_EVERY_S = 0.2
+
+
+class Reporter:
+    """In the run's process: says which stage it is in and how far. Writes to the pipe the parent reads."""
+
+    def __init__(self, out: Optional[TextIO]):
+        self.out, self.stage = out, None
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        self.stage = stage
+        if self.out is not None:
+            line = json.dumps({"stage": stage, "done": done, "total": total, "note": note}, ensure_ascii=False)
+            print(line, file=self.out, flush=True)
+
+
+class Display:
+    """In the parent: one line a stage with counts and rate, redrawn on a terminal, once per stage elsewhere."""
+
+    def __init__(self, label: str, out: TextIO = sys.stderr):
+        self.label, self.out, self.live = label, out, out.isatty()
+        self.stage: Optional[str] = None
+        self.text, self.began, self.shown = "", 0.0, 0.0
+
+    def show(self, message: dict[str, Any]) -> None:
+        if message["stage"] != self.stage:
+            self.end()
+            self.stage, self.began = message["stage"], time.monotonic()
+        self.text = self._line(message)
+        if self.live and time.monotonic() - self.shown > SHOW_EVERY_S:
+            self._draw()
+
+    def _line(self, message: dict[str, Any]) -> str:
+        seconds = time.monotonic() - self.began
+        done, total = message["done"], message["total"]
+        count = f" {done}/{total}" if total else ""
+        rate = f", {done / seconds:.1f}/s" if done and seconds > 0.05 else ""
+        note = f", {message['note']}" if message["note"] else ""
+        return f"{self.label}  {message['stage']}{count}{rate}{note}"
+
+    def _draw(self, end: str = "") -> None:
+        self.out.write(f"\r\x1b[K{self.text}{end}" if self.live else f"{self.text}{end}")
+        self.out.flush()
+        self.shown = time.monotonic()
+
+    def end(self) -> None:
+        """Leave the finished stage's line standing, with its time."""
+        if self.stage is not None:
+            self.text += f", {time.monotonic() - self.began:.1f} s"
+            self._draw("\n")
+            self.stage = None

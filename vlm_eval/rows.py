@@ -1,0 +1,100 @@
+"""The rows that pass between stages, and nothing else does. One row is one line of JSON in a run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Optional
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to answer. `cluster` is the screenshot: items of one cluster are not independent."""
+
+    item_id: str
+    cluster: str
+    image: str  # path below the data root, with forward slashes
+    question: Optional[str] = None
+    reference: Optional[str] = None
+    facts: tuple[str, ...] = ()
+    device: Optional[str] = None
+    image_sha256: Optional[str] = None
+    width: Optional[int] = None
+    height: Optional[int] = None
+    error: Optional[str] = None  # why this item cannot be asked (task.on_bad_item=record)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The candidate's answer to one repeat of one item; `text` is None exactly when `error` says why."""
+
+    item_id: str
+    repeat: int
+    cluster: str
+    text: Optional[str]
+    finish_reason: Optional[str] = None
+    prompt_tokens: Optional[int] = None
+    output_tokens: Optional[int] = None
+    seed: Optional[int] = None
+    error: Optional[str] = None
+    visual_tokens: Optional[int] = None
+    resized: Optional[tuple[int, int]] = None  # width, height in pixels as the vision tower saw them
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One answer timed alone: seconds from sending to the last and to the first token."""
+
+    item_id: str
+    latency_s: Optional[float]
+    ttft_s: Optional[float] = None
+    output_tokens: Optional[int] = None
+    chars: Optional[int] = None
+    error: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the metrics say of one answer; a column that could not be scored is None and named in `unscored`."""
+
+    item_id: str
+    repeat: int
+    values: Mapping[str, Any] = field(default_factory=dict)
+    unscored: Mapping[str, str] = field(default_factory=dict)  # metric -> reason
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One verdict of one judge. Only `status == "ok"` enters a mean; the others say why in `rationale` or `error`."""
+
+    item_id: str
+    repeat: int
+    judge: str
+    order: str  # "ab": candidate shown first, "ba": second, "single": alone
+    judge_repeat: int
+    saw_image: bool
+    candidate_score: Optional[float]
+    reference_score: Optional[float]
+    rationale: Optional[str]
+    status: str  # ok | invalid | refused | error | over_budget
+    tokens: Optional[int] = None
+    cost_usd: Optional[float] = None
+    error: Optional[str] = None
+
+
+def to_dict(row: Any) -> dict[str, Any]:
+    """A row as it is written; a Score is flat: its columns stand beside its key."""
+    if isinstance(row, Score):
+        flat: dict[str, Any] = {"item_id": row.item_id, "repeat": row.repeat, **row.values}
+        return {**flat, "unscored": dict(row.unscored)} if row.unscored else flat
+    return dataclasses.asdict(row)
+
+
+def from_dict(kind: type, data: Mapping[str, Any]) -> Any:
+    """The row that was written; columns of a later version are left out, not an error."""
+    if kind is Score:
+        values = {k: v for k, v in data.items() if k not in ("item_id", "repeat", "unscored")}
+        return Score(data["item_id"], data["repeat"], values, data.get("unscored", {}))
+    known = {f.name for f in dataclasses.fields(kind)}
+    fixed = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
+    return kind(**fixed)

@@ -1,0 +1,110 @@
+"""A run's folder: rows are appended and synced as they come, so that what was done before a crash is there after it."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Iterable, Optional
+
+from vlm_eval import rows
+
+KINDS = {
+    "items": rows.Item,
+    "answers": rows.Answer,
+    "latency": rows.Latency,
+    "scores": rows.Score,
+    "judgements": rows.Judgement,
+}
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write whole or not at all: a reader never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+class RunFolder:
+    """The files of one run (names in the README, `Files of one run`)."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def append(self, kind: str, new: Iterable[Any]) -> None:
+        """Add rows to `<kind>.jsonl` and sync them to the disk."""
+        lines = [json.dumps(rows.to_dict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in new]
+        if not lines:
+            return
+        file = self.path / f"{kind}.jsonl"
+        _cut_torn_line(file)
+        with open(file, "a", encoding="utf-8") as out:
+            out.writelines(lines)
+            out.flush()
+            os.fsync(out.fileno())
+
+    def replace(self, kind: str, new: Iterable[Any]) -> None:
+        """Write `<kind>.jsonl` anew (for what is cheap to compute again, such as scores)."""
+        file = self.path / f"{kind}.jsonl"
+        beside = file.with_name(f".{file.name}.{os.getpid()}")
+        with open(beside, "w", encoding="utf-8") as out:
+            for row in new:
+                out.write(json.dumps(rows.to_dict(row), ensure_ascii=False, allow_nan=False) + "\n")
+        os.replace(beside, file)
+
+    def read(self, kind: str) -> list[Any]:
+        """All whole rows of `<kind>.jsonl`; a last line torn by a crash is not one."""
+        file = self.path / f"{kind}.jsonl"
+        if not file.is_file():
+            return []
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        return [rows.from_dict(KINDS[kind], json.loads(line)) for line in lines[:-1] if line]
+
+    def status(self) -> dict[str, Any]:
+        return read_json(self.path / "status.json")
+
+    def set_status(self, state: str, stage: Optional[str] = None, error: Optional[str] = None, **more: Any) -> None:
+        """States: running, ok, failed, interrupted, skipped. `error` is one line with the reason;
+        `tracking` (in `more`) says why the results are not in MLflow."""
+        old = self.status()
+        new = {
+            "state": state,
+            "stage": stage,
+            "error": error,
+            "started": now() if state == "running" else old.get("started"),
+            "ended": None if state == "running" else now(),
+            "mlflow_run_id": old.get("mlflow_run_id"),
+        }
+        write_json(self.path / "status.json", {**new, **more})
+
+    def provenance(self, **facts: Any) -> dict[str, Any]:
+        """Add facts to provenance.json and return all of it."""
+        known = {**read_json(self.path / "provenance.json"), **facts}
+        if facts:
+            write_json(self.path / "provenance.json", known)
+        return known
+
+    def summary(self) -> dict[str, float]:
+        return read_json(self.path / "summary.json")
+
+
+def _cut_torn_line(file: Path) -> None:
+    if not file.is_file() or file.stat().st_size == 0:
+        return
+    with open(file, "rb+") as handle:
+        handle.seek(-1, os.SEEK_END)
+        if handle.read(1) == b"\n":
+            return
+        handle.seek(0)
+        whole = handle.read().rfind(b"\n") + 1
+        handle.truncate(whole)

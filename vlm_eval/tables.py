@@ -1,0 +1,48 @@
+"""Read a table of a data set: CSV, JSON lines, XLSX or Parquet, every cell as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlm_eval.errors import BadInput
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """All rows, a dict each; an empty cell is "". BadInput names the file and what is wrong with it."""
+    import pandas as pd  # here, so that --help and config errors do not pay for it
+
+    readers = {
+        ".csv": lambda: pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig"),
+        ".jsonl": lambda: pd.read_json(path, lines=True, dtype=False, encoding="utf-8"),
+        ".xlsx": lambda: pd.read_excel(path, dtype=str, keep_default_na=False),
+        ".parquet": lambda: pd.read_parquet(path),
+    }
+    if path.suffix.lower() not in readers:
+        raise BadInput(f"{path}: a table ends in {', '.join(readers)}")
+    if not path.is_file():
+        raise BadInput(f"{path}: no such table")
+    try:
+        frame = readers[path.suffix.lower()]()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except pd.errors.EmptyDataError as error:
+        raise BadInput(f"{path}: the table is empty") from error
+    except Exception as error:  # each reader has its own: ParserError, ValueError, BadZipFile, ArrowInvalid
+        raise BadInput(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    if frame.empty:
+        raise BadInput(f"{path}: the table has no rows")
+    frame.columns = [str(name).strip() for name in frame.columns]
+    return [{k: _text(v) for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def _text(value: object) -> str:
+    """A cell as text; lists (JSON lines, Parquet) as JSON, missing values as ""."""
+    if isinstance(value, str):
+        return value
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, dict)):
+        import json
+
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None or value != value else str(value)

@@ -1,0 +1,108 @@
+"""MLflow: one parent run a sweep, one child a run. Files first, MLflow second: everything here is read from a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from omegaconf import DictConfig
+
+from vlm_eval import config as configs
+from vlm_eval.store import RunFolder, read_json
+
+PARAM_LIMIT = 6000  # characters MLflow keeps of a param
+
+
+@dataclass
+class MlflowConfig:
+    _target_: str = "???"
+    uri: str = "???"
+    artifacts: Optional[str] = None
+    experiment: str = "vlm-eval"
+    screenshots: bool = True
+
+
+class Mlflow:
+    """Through MlflowClient with explicit run ids: no global state, so a sweep's processes cannot mix up runs."""
+
+    def __init__(self, config: MlflowConfig):
+        self.config = config
+        self._client: Any = None
+
+    def begin_sweep(self, sweep: dict[str, Any], folder: str) -> Optional[str]:
+        """The parent run; makes store and experiment first, so that runs need not race for it."""
+        run = self._mlflow().create_run(
+            self._experiment(), run_name=sweep["sweep_id"], tags={"vlm_eval.kind": "sweep", "vlm_eval.folder": folder}
+        )
+        self._mlflow().log_param(run.info.run_id, "command", sweep["command"][:PARAM_LIMIT])
+        return run.info.run_id
+
+    def log_run(self, cfg: DictConfig, folder: RunFolder) -> str:
+        """Params, metrics, artifacts of one run folder, whatever its state; the run's id."""
+        from mlflow.entities import Metric, Param
+        from mlflow.utils.time import get_current_time_millis
+
+        client, status = self._mlflow(), folder.status()
+        parent = read_json(folder.path.parent / "sweep.json").get("mlflow_run_id")
+        tags = {
+            "vlm_eval.kind": "run", "vlm_eval.folder": str(folder.path), "vlm_eval.state": status["state"],
+            "vlm_eval.error": status.get("error"), "vlm_eval.git_commit": folder.provenance().get("git_commit"),
+            "model": cfg.model.name, "quant": cfg.quant.name, "task": cfg.task.name, "mlflow.parentRunId": parent,
+        }
+        run = client.create_run(
+            self._experiment(), run_name=folder.path.name, tags={k: v for k, v in tags.items() if v is not None}
+        )
+        run_id, at = run.info.run_id, get_current_time_millis()
+        client.log_batch(
+            run_id,
+            metrics=[Metric(name, float(value), at, 0) for name, value in folder.summary().items()],
+            params=[Param(name, str(value)[:PARAM_LIMIT]) for name, value in configs.flat(cfg).items()],
+        )
+        for file in sorted(p for p in folder.path.iterdir() if p.is_file() and not p.name.startswith(".")):
+            client.log_artifact(run_id, str(file))
+        client.log_artifacts(run_id, str(folder.path / ".hydra"), "hydra")
+        if self.config.screenshots:
+            self._log_screenshots(run_id, cfg, folder)
+        client.set_terminated(run_id, "FINISHED" if status["state"] == "ok" else "FAILED")
+        return run_id
+
+    def end_sweep(self, sweep: dict[str, Any], folder: str) -> None:
+        client, run_id = self._mlflow(), sweep["mlflow_run_id"]
+        for name in ("sweep.json", "comparison.csv", "multirun.yaml"):
+            if (Path(folder) / name).is_file():
+                client.log_artifact(run_id, str(Path(folder) / name))
+        client.log_metric(run_id, "failed_runs", sweep["failed"])
+        if sweep["failed"]:
+            client.set_tag(run_id, "vlm_eval.failed_runs", str(sweep["failed"]))
+        client.set_terminated(run_id, "FINISHED")
+
+    def how_to_open(self) -> str:
+        if self.config.uri.startswith("sqlite"):
+            return "Compare in MLflow: scripts/mlflow, then http://127.0.0.1:5000"
+        return f"Compare in MLflow: {self.config.uri}"
+
+    def _log_screenshots(self, run_id: str, cfg: DictConfig, folder: RunFolder) -> None:
+        root = Path(folder.provenance().get("data_root", cfg.task.data.root))
+        for image in sorted({item.image for item in folder.read("items") if not item.error}):
+            self._mlflow().log_artifact(run_id, str(root / image), f"screenshots/{Path(image).parent}")
+
+    def _mlflow(self) -> Any:
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            uri = self.config.uri
+            if uri.startswith("sqlite:///"):
+                file = Path(uri.removeprefix("sqlite:///")).resolve()
+                file.parent.mkdir(parents=True, exist_ok=True)
+                uri = f"sqlite:///{file}"
+            self._client = MlflowClient(tracking_uri=uri)
+        return self._client
+
+    def _experiment(self) -> str:
+        client = self._mlflow()
+        known = client.get_experiment_by_name(self.config.experiment)
+        if known is not None:
+            return known.experiment_id
+        where = Path(self.config.artifacts).resolve().as_uri() if self.config.artifacts else None
+        return client.create_experiment(self.config.experiment, artifact_location=where)
