@@ -35,7 +35,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-FORMATS = ("gptq4", "gptq8", "awq")
+FORMS = ("gptq4", "gptq8", "awq")
 DECODER_LINEAR = re.compile(r"layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight$")
 MODULES = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 
@@ -210,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("destination", type=Path)
-    parser.add_argument("form", choices=FORMATS)
+    parser.add_argument("form", choices=FORMS)
     parser.add_argument("--group-size", type=int, default=128)
     args = parser.parse_args()
     count = quantize_checkpoint(args.source, args.destination, args.form, args.group_size)

@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f'{item.nodeid}: write needs("part", ...)')
         for part in needed_parts(item):
             if part not in PARTS:
-                raise pytest.UsageError(f"{item.nodeid}: needs({part!r}) is not in {PARTS_FILE.name}: {', '.join(PARTS)}")
+                raise pytest.UsageError(f"{item.nodeid}: needs({part!r}): {PARTS_FILE.name} has {', '.join(PARTS)}")
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures start to use the part
@@ -69,3 +69,14 @@ def pytest_terminal_summary(terminalreporter) -> None:
         terminalreporter.section(HEADING)
         for part, test in rows:
             terminalreporter.write_line(f"{part}: {test}")
+
+
+@pytest.fixture
+def vlm_eval_cli(tmp_path, monkeypatch, capfd):
+    """`vlm_eval_cli(*arguments) -> (code, out, err)`: vlm-eval in this process, started in the empty folder tmp_path/cwd."""
+    from .helpers import REPO, CommandLine
+
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setenv("PYTHONPATH", str(REPO))  # for the runs' processes, where tests.faulty_engine is looked for
+    return CommandLine(monkeypatch, capfd)

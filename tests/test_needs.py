@@ -17,8 +17,12 @@ def run(tmp_path):
     (tmp_path / "tests").mkdir()
     (tmp_path / ".ci").mkdir()
     shutil.copy(CONFTEST, tmp_path / "tests")
-    parts = f"# part package probes\nshell some-shell sh\nfile some-file {sys.executable}\nabsent absent-package no-such-executable\n"
-    (tmp_path / ".ci" / "system_parts.txt").write_text(parts)
+    (tmp_path / ".ci" / "system_parts.txt").write_text(
+        "# part package probes\n"
+        "shell some-shell sh\n"
+        f"file some-file {sys.executable}\n"
+        "absent absent-package no-such-executable\n"
+    )
 
     def run(marker: str, *options: str, require_all: str | None = None) -> subprocess.CompletedProcess:
         module = tmp_path / "tests" / "test_it.py"

@@ -30,36 +30,61 @@ def is_folder(checkpoint: str) -> bool:
 
 
 @functools.cache
-def read_config(checkpoint: str) -> dict[str, Any]:
+def on_disk(checkpoint: str, revision: Optional[str] = None) -> Optional[str]:
+    """The checkpoint's folder on this machine: itself, or its snapshot in the Hugging Face cache; None before download.
+
+    BadInput for a path that is not there, and for a name that would have to be fetched while the Hub is switched off.
+    """
+    if is_folder(checkpoint):
+        read_config(checkpoint)
+        return checkpoint
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    file = try_to_load_from_cache(checkpoint, "config.json", revision=revision)
+    if isinstance(file, str):
+        return str(Path(file).parent)
+    if constants.HF_HUB_OFFLINE:
+        raise BadInput(f"{checkpoint}: not in the Hugging Face cache, and HF_HUB_OFFLINE is set; download it first")
+    return None
+
+
+@functools.cache
+def read_config(folder: str) -> dict[str, Any]:
     """config.json of a checkpoint folder; BadInput when it is not one."""
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        hint = "; run scripts/make_demo_model" if "demo/models" in checkpoint else ""
-        raise BadInput(f"{checkpoint}: no such checkpoint folder{hint}")
-    file = folder / "config.json"
+    if not Path(folder).is_dir():
+        hint = "; run scripts/make_demo_model" if "demo/models" in folder else ""
+        raise BadInput(f"{folder}: no such checkpoint folder{hint}")
+    file = Path(folder) / "config.json"
     if not file.is_file():
         raise BadInput(f"{file}: missing; a checkpoint folder holds config.json and *.safetensors")
+    return _read_object(file)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadInput(f"{file}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise BadInput(f"{file}: not a JSON object")
+    return data
 
 
-def check_quantisation(checkpoint: str, quant: QuantConfig) -> None:
+def check_quantisation(folder: str, quant: QuantConfig) -> None:
     """Hold config.json's quantization_config against what `quant` expects."""
-    found = read_config(checkpoint).get("quantization_config") or {}
+    found = read_config(folder).get("quantization_config") or {}
     method, bits = found.get("quant_method"), found.get("bits", found.get("w_bit"))
     if (method, bits or 16) != (quant.method, quant.bits):
         is_ = f"{method} with {bits} bits" if method else "not quantised"
         wants = f"{quant.method} with {quant.bits} bits" if quant.method else "an unquantised one"
-        raise BadInput(f"{checkpoint}: the checkpoint is {is_}, quant={quant.name} wants {wants}")
+        raise BadInput(f"{folder}: the checkpoint is {is_}, quant={quant.name} wants {wants}")
 
 
-def fingerprint(checkpoint: str) -> str:
+def fingerprint(folder: str) -> str:
     """sha256 over names, sizes and contents; of safetensors the header with all shapes and offsets, not the weights
     (hashing 16 GB would take longer than the run)."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in Path(checkpoint).iterdir() if p.is_file()):
+    for file in sorted(p for p in Path(folder).iterdir() if p.is_file()):
         digest.update(f"{file.name}:{file.stat().st_size}:".encode())
         with open(file, "rb") as content:
             digest.update(content.read(_header_size(file) if file.suffix == ".safetensors" else 2**24))
@@ -72,13 +97,13 @@ def _header_size(file: Path) -> int:
 
 
 @functools.cache
-def image_limits(checkpoint: str) -> Optional[dict[str, int]]:
+def image_limits(folder: str) -> Optional[dict[str, int]]:
     """Patch factor and pixel limits of a Qwen2-VL-like image processor: factor, min_pixels, max_pixels; else None."""
     for name in ("preprocessor_config.json", "processor_config.json"):
-        file = Path(checkpoint) / name
+        file = Path(folder) / name
         if not file.is_file():
             continue
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = _read_object(file)
         data = data.get("image_processor", data)
         if "merge_size" in data and "patch_size" in data:
             size = data.get("size") or {}
@@ -89,23 +114,41 @@ def image_limits(checkpoint: str) -> Optional[dict[str, int]]:
 
 
 @functools.cache
-def tokenizer(checkpoint: str) -> Any:
+def tokenizer(folder: str) -> Any:
     """The fast tokenizer of the folder, or None where there is no tokenizer.json."""
     from tokenizers import Tokenizer
 
-    file = Path(checkpoint) / "tokenizer.json"
-    return Tokenizer.from_file(str(file)) if file.is_file() else None
+    file = Path(folder) / "tokenizer.json"
+    if not file.is_file():
+        return None
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the one class that tokenizers raises
+        raise BadInput(f"{file}: not a tokenizer: {error}") from error
 
 
-def estimate_gib(model: ModelConfig, quant: QuantConfig, checkpoint: str) -> Optional[float]:
-    """Memory of the weights, GiB: the safetensors on this disk, else the architecture times the bits.
+def estimate_gib(model: ModelConfig, quant: QuantConfig, folder: Optional[str]) -> Optional[float]:
+    """Memory of the weights, GiB: the safetensors on this disk, else the architecture times the bits; None: unknown.
 
     A quantised layer costs its bits plus a 16-bit scale and a zero of the same bits for every 128 weights.
     """
-    if is_folder(checkpoint):
-        files = list(Path(checkpoint).glob("*.safetensors"))
-        return sum(f.stat().st_size for f in files) / 2**30 if files else None
+    if folder and (files := list(Path(folder).glob("*.safetensors"))):
+        return sum(f.stat().st_size for f in files) / 2**30
     if not model.parameters or not model.linear_parameters:
         return None
     per_weight = quant.bits + ((16 + quant.bits) / 128 if quant.method else 0)
     return (model.linear_parameters * per_weight + (model.parameters - model.linear_parameters) * 16) / 8 / 2**30
+
+
+def kv_bytes_per_token(model: ModelConfig, folder: Optional[str]) -> int:
+    """Keys and values of every layer for one token, 2 bytes each; 0 where neither folder nor YAML tells."""
+    if not folder:
+        return model.kv_bytes_per_token or 0
+    config = read_config(folder)
+    text = config.get("text_config", config)
+    try:
+        heads = text["num_attention_heads"]
+        head = text.get("head_dim") or text["hidden_size"] // heads
+        return 2 * text["num_hidden_layers"] * text.get("num_key_value_heads", heads) * head * 2
+    except KeyError:
+        return 0

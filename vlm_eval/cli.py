@@ -37,6 +37,11 @@ def main() -> int:
     if "--version" in sys.argv[1:]:
         print(f"vlm-eval {__version__}")
         return 0
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from vlm_eval.help import help_text
+
+        print(help_text())
+        return 0
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

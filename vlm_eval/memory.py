@@ -8,6 +8,8 @@ from typing import Optional
 
 import psutil
 
+from vlm_eval.devices import find_device
+
 EVERY_S = 0.1
 
 
@@ -53,6 +55,8 @@ class PeakMemory:
 
 def _open_nvml() -> Optional[object]:
     """NVML, where there is a GPU and its Python binding (vLLM brings one)."""
+    if find_device().kind != "cuda":
+        return None
     try:
         import pynvml
     except ImportError:

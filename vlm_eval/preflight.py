@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Optional
 
 from hydra.experimental.callback import Callback
@@ -31,32 +33,32 @@ class Plan:
 
 def check(cfg: DictConfig) -> Plan:
     """Data there, images open, checkpoint there and what `quant` says, prompts fit, memory plausible, keys there."""
+    resume = cfg.sweep.resume
+    if resume and not (Path(resume) / "sweep.json").is_file():
+        raise BadInput(f"sweep.resume={resume}: no sweep.json there; give the folder of an earlier sweep")
     task: Task = config.build(cfg.task)
     items = task.items()
     usable = [item for item in items if not item.error]
     memory = _check_candidate(cfg, task, usable) if OmegaConf.select(cfg, "engine.max_model_len") else None
     judge = config.build(cfg.judge)
-    if hasattr(judge, "check"):
-        judge.check()
+    judge.check()
     answers = len(usable) * task.config.repeats
     return Plan(len(items), answers, memory, *judge.cost(answers))
 
 
 def _check_candidate(cfg: DictConfig, task: Task, items: list[Item]) -> Optional[float]:
     model, quant = config.model_and_quant(cfg)
-    checkpoint = checkpoints.locate(model, quant)
-    if checkpoints.is_folder(checkpoint):
-        checkpoints.check_quantisation(checkpoint, quant)
-        _check_lengths(cfg, task, items, checkpoint)
-    weights = checkpoints.estimate_gib(model, quant, checkpoint)
-    if weights is None:
-        return None
-    return _check_memory(cfg, weights, model.kv_bytes_per_token or 0)
+    folder = checkpoints.on_disk(checkpoints.locate(model, quant), model.revision)
+    if folder:
+        checkpoints.check_quantisation(folder, quant)
+        _check_lengths(cfg, task, items, folder)
+    weights = checkpoints.estimate_gib(model, quant, folder)
+    return None if weights is None else _check_memory(cfg, weights, checkpoints.kv_bytes_per_token(model, folder))
 
 
-def _check_lengths(cfg: DictConfig, task: Task, items: list[Item], checkpoint: str) -> None:
+def _check_lengths(cfg: DictConfig, task: Task, items: list[Item], folder: str) -> None:
     """Words of the prompt, visual tokens and the longest answer, against engine.max_model_len."""
-    tokenizer, limits = checkpoints.tokenizer(checkpoint), checkpoints.image_limits(checkpoint)
+    tokenizer, limits = checkpoints.tokenizer(folder), checkpoints.image_limits(folder)
     if tokenizer is None or limits is None:
         return
     room = cfg.engine.max_model_len
@@ -64,7 +66,10 @@ def _check_lengths(cfg: DictConfig, task: Task, items: list[Item], checkpoint: s
     if low > high:
         raise BadInput(f"task.image.min_pixels={low} is over max_pixels={high}")
     for item in items:
-        height, width = images.smart_resize(item.height, item.width, limits["factor"], low, high)
+        try:
+            height, width = images.smart_resize(item.height, item.width, limits["factor"], low, high)
+        except BadInput as error:
+            raise BadInput(f"{task.image_path(item)}: {error}") from error
         visual = height * width // limits["factor"] ** 2
         text = len(tokenizer.encode(task.prompt_text(item)).ids)
         needed = text + visual + task.config.sampling.max_tokens
@@ -109,6 +114,9 @@ class PreflightCallback(Callback):
         except BadInput as error:
             print(f"vlm-eval: {error}", file=sys.stderr)
             sys.exit(2)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
         if cfg.sweep.dry_run:
             print(dry_run_table([(config.hydra.overrides.task, plan)]))
             sys.exit(0)

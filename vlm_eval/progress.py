@@ -26,8 +26,8 @@ class Reporter:
 class Display:
     """In the parent: one line a stage with counts and rate, redrawn on a terminal, once per stage elsewhere."""
 
-    def __init__(self, label: str, out: TextIO = sys.stderr):
-        self.label, self.out, self.live = label, out, out.isatty()
+    def __init__(self, label: str):
+        self.label, self.out, self.live = label, sys.stderr, sys.stderr.isatty()
         self.stage: Optional[str] = None
         self.text, self.began, self.shown = "", 0.0, 0.0
 

@@ -54,7 +54,7 @@ def generate(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFol
     """Answers that are not in the folder yet, then the latency pass; the engine is gone afterwards."""
     candidate = Candidate(*config.model_and_quant(cfg), task.config.image, cfg.run.seed)
     engine: Engine = config.build(cfg.engine, candidate)
-    requests = _requests(cfg, task, items)
+    requests = requests_of(cfg, task, items)
     have = {(a.item_id, a.repeat) for a in folder.read("answers")}
     unasked = [
         rows.Answer(i.item_id, k, i.cluster, None, error=i.error)
@@ -68,26 +68,22 @@ def generate(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFol
         return
     from vlm_eval.memory import PeakMemory
 
+    facts = folder.provenance().get("engine", {})
     with PeakMemory() as memory:
         report("start engine")
-        facts = engine.start()
+        facts |= engine.start()
         folder.provenance(engine=facts)
         report("start engine", note=facts["found"])
         try:
-            wall, tokens = _answer_all(engine, todo, folder, report, len(have) + len(unasked))
+            if todo:
+                facts |= answer_all(engine, todo, folder, report, len(have) + len(unasked))
             _time_alone(engine, alone, folder, report)
         finally:
             engine.stop()
-    folder.provenance(engine={
-        **facts,
-        "generation_wall_s": wall,
-        "generation_output_tokens": tokens,
-        "host_peak_gib": round(memory.host_peak_gib, 4),
-        "gpu_peak_gib": memory.gpu_peak_gib,
-    })
+    folder.provenance(engine={**facts, "host_peak_gib": round(memory.host_peak_gib, 4), "gpu_peak_gib": memory.gpu_peak_gib})
 
 
-def _requests(cfg: DictConfig, task: Task, items: dict[str, Item]) -> list[Request]:
+def requests_of(cfg: DictConfig, task: Task, items: dict[str, Item]) -> list[Request]:
     return [
         Request(
             item_id=item.item_id,
@@ -106,15 +102,15 @@ def _first_of_each(requests: list[Request]) -> list[Request]:
     return list({r.item_id: r for r in reversed(requests)}.values())[::-1]
 
 
-def _answer_all(engine, todo: list[Request], folder: RunFolder, report: Reporter, done: int) -> tuple[float, int]:
-    """Append each answer when its request finishes. Returns (wall seconds, tokens put out)."""
+def answer_all(engine: Engine, todo: list[Request], folder: RunFolder, report: Reporter, done: int) -> dict[str, Any]:
+    """Append each answer when its request finishes; wall seconds and output tokens of this batch."""
     total, tokens, began = done + len(todo), 0, time.monotonic()
     for finished in engine.answer(todo):
         folder.append("answers", finished)
         done += len(finished)
         tokens += sum(a.output_tokens or 0 for a in finished)
         report("generate", done, total, f"{tokens / (time.monotonic() - began):.0f} tokens/s")
-    return round(time.monotonic() - began, 4), tokens
+    return {"generation_wall_s": round(time.monotonic() - began, 4), "generation_output_tokens": tokens}
 
 
 def _time_alone(engine, alone: list[Request], folder: RunFolder, report: Reporter) -> None:
@@ -149,10 +145,11 @@ def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Re
 
 def judge(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFolder, report: Reporter) -> None:
     """Judgements that are not in the folder yet, and their part of the summary."""
-    from vlm_eval.judges.base import JudgeRequest
+    from vlm_eval.judges.base import Judge, JudgeRequest
     from vlm_eval.judges.summary import summarise
 
-    chosen = config.build(cfg.judge)
+    chosen: Judge = config.build(cfg.judge)
+    folder.provenance(judge=chosen.facts())
     answers = folder.read("answers")
     have: dict[tuple[str, int], set] = {}
     for j in folder.read("judgements"):

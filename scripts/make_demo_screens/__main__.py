@@ -45,7 +45,7 @@ def read(path: Path):
 
 def plain(text: str) -> str:
     """One kind of space, so that a no-break space or a line break never hides a fact."""
-    return re.sub(r"\s+", " ", text.replace("\N{NO-BREAK SPACE}", " "))
+    return " ".join(text.split())
 
 
 def keep_together(value):

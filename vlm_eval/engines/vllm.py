@@ -106,8 +106,11 @@ class VllmEngine:
             arguments["mm_processor_kwargs"] = {"size": {"shortest_edge": limits[0], "longest_edge": limits[1]}}
         self.llm = LLM(**{**arguments, **self.config.extra})
         loaded = check_loaded(self.llm, self.quant)
+        folder = checkpoints.on_disk(self.checkpoint, self.model.revision)
         return {
-            **engine_facts(self.llm, self.checkpoint, arguments),
+            "checkpoint": self.checkpoint,
+            "checkpoint_sha256": checkpoints.fingerprint(folder) if folder else None,
+            **engine_facts(self.llm, arguments),
             **loaded,
             "engine_import_s": round(imported - began, 3),
             "engine_start_s": round(time.monotonic() - imported, 3),
@@ -170,7 +173,7 @@ class VllmEngine:
             max_tokens=request.sampling.max_tokens,
             seed=request.seed,
         )
-        messages = with_images(request.messages, lambda path: {"type": "image_pil", "image_pil": _picture(path)})
+        messages = with_images(request.messages, lambda path: {"type": "image_pil", "image_pil": picture(path)})
         [internal] = self.llm.enqueue_chat([messages], params, use_tqdm=False)
         return internal.split("-")[0]  # vLLM adds random digits to the id that its outputs carry
 
@@ -199,21 +202,26 @@ class VllmEngine:
         limits = self._pixel_limits()
         if limits is None:
             return None
-        width, height = _picture(request.image).size
-        factor = checkpoints.image_limits(self.checkpoint)["factor"]
+        width, height = picture(request.image).size
+        factor = self._processor["factor"]
         height, width = images.smart_resize(height, width, factor, *limits)
         return (width, height) if (height // factor) * (width // factor) == visual_tokens else None
 
+    @functools.cached_property
+    def _processor(self) -> Optional[dict[str, int]]:
+        folder = checkpoints.on_disk(self.checkpoint, self.model.revision)
+        return checkpoints.image_limits(folder) if folder else None
+
     def _pixel_limits(self) -> Optional[tuple[int, int]]:
         """(min_pixels, max_pixels): the task's where it sets them, else the checkpoint's; None for other processors."""
-        limits = checkpoints.image_limits(self.checkpoint)
+        limits = self._processor
         if limits is None:
             return None
         return self.image.min_pixels or limits["min_pixels"], self.image.max_pixels or limits["max_pixels"]
 
 
 @functools.lru_cache(maxsize=64)
-def _picture(path: str) -> Any:
+def picture(path: str) -> Any:
     from pathlib import Path
 
     return images.load(Path(path))

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any, Optional
 
-from vlm_eval import checkpoints
 from vlm_eval.config import QuantConfig
 
 METHODS = {  # class of a layer's quant_method begins with -> how `quant` calls it
@@ -76,16 +74,13 @@ def _method(layer: Any) -> Optional[str]:
     return next((ours for prefix, ours in METHODS.items() if name.startswith(prefix)), name)
 
 
-def engine_facts(llm: Any, checkpoint: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def engine_facts(llm: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """How the engine was made and what it says of itself: enough to tell why two runs of one model differ."""
     model = llm.llm_engine.model_config
     text = model.hf_text_config
-    folder = Path(checkpoint) if Path(checkpoint).is_dir() else None
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     generation = model.try_get_generation_config()
     return {
-        "checkpoint": checkpoint,
-        "checkpoint_sha256": checkpoints.fingerprint(checkpoint) if folder else None,
         "checkpoint_commit": getattr(model.hf_config, "_commit_hash", None),
         "architecture": model.architectures[0],
         "quantization": model.quantization,

@@ -24,6 +24,12 @@ class Judge(Protocol):
 
     name: str
 
+    def check(self) -> None:
+        """BadInput for what would make every judgement fail (no key, no such model); nothing is sent."""
+
+    def facts(self) -> dict[str, Optional[str]]:
+        """What goes into provenance: the judge's model, the hash of its prompt."""
+
     def judge(self, requests: Sequence[JudgeRequest]) -> Iterator[list[Judgement]]:
         """Judgements as they come; a failure is a judgement with its status and reason, never an exception or a 0."""
 

@@ -36,7 +36,7 @@ def summarise(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> dic
 
 
 def _by_answer(judgements: Sequence[Judgement], column: str) -> dict[tuple[str, int], float]:
-    """(item, repeat) -> the mean over orders of each order's mean: with judge repeats, too, no order outweighs another."""
+    """(item, repeat) -> the mean over orders of each order's mean, so that judge repeats give no order more weight."""
     groups: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for j in judgements:
         score: Optional[float] = getattr(j, column)

@@ -37,7 +37,7 @@ class TransportConfig:
     """What every judge that asks a model has in its config."""
 
     model: str = "???"  # as LiteLLM calls it: deepseek/deepseek-chat, openai/NAME for an OpenAI-compatible address
-    api_base: Optional[str] = None  # null: the provider's own address
+    api_base: Optional[str] = "???"  # null: the provider's own address; no default, or `???` in a YAML would not show
     api_key_env: Optional[str] = None  # name of the variable that holds the key; null: the server wants none
     temperature: Optional[float] = 0.0  # null: not sent
     max_tokens: int = 1024
@@ -75,7 +75,7 @@ class Transport:
         """BadInput for what would make every call fail; nothing is sent."""
         config = self.config
         if config.api_key_env and not self._key():
-            raise BadInput(f"judge.api_key_env={config.api_key_env}: this variable is not set; export it or name another")
+            raise BadInput(f"judge.api_key_env={config.api_key_env}: not set; export it, or name another variable")
         if not (self._key().isascii() and self._key().isprintable()):
             raise BadInput(f"judge.api_key_env={config.api_key_env}: the key in it has characters that no key has")
         if config.api_base is not None and not re.match(r"https?://[^/]", config.api_base):
@@ -215,6 +215,8 @@ def _litellm() -> Any:
     import litellm
 
     litellm.suppress_debug_info = True  # prints advice to stdout with every error
+    for name in ("LiteLLM", "openai", "httpx", "httpcore"):  # below this they quote whole requests and replies
+        logging.getLogger(name).setLevel(logging.WARNING)
     return litellm
 
 

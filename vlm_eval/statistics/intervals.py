@@ -13,7 +13,9 @@ from typing import Iterable, Optional
 MIN_CLUSTERS = 5  # under it the interval would say more about luck than about the model
 
 
-def mean_interval(values: Iterable[tuple[str, float]], level: float = 0.95) -> Optional[tuple[float, float, float, int]]:
+def mean_interval(
+    values: Iterable[tuple[str, float]], level: float = 0.95
+) -> Optional[tuple[float, float, float, int]]:
     """(mean, low, high, n) of (cluster, value) pairs; low and high are nan under 5 clusters; None without values."""
     groups: dict[str, list[float]] = defaultdict(list)
     for cluster, value in values:
@@ -34,7 +36,7 @@ def ratio_interval(
 ) -> Optional[tuple[float, float, float, int]]:
     """(ratio, low, high, n) of (cluster, numerator, denominator) pairs: a ratio of means, not a mean of ratios.
 
-    Delta method on the clusters' sums, which keeps the pairing: Var R = C/(C-1) * sum((X_c - R Y_c)^2) / (sum Y_c)^2.
+    Delta method on the clusters' sums, which keeps the pairing: Var R = C/(C-1) sum((X_c - R Y_c)^2) / (sum Y_c)^2.
     low and high are nan under 5 clusters; None without values or with denominators that sum to 0.
     """
     groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -60,7 +62,7 @@ def _half_width(residuals: Iterable[float], clusters: int, divisor: float, level
 
 
 def named_mean(name: str, values: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """`name`, `name_ci_low`, `name_ci_high`, `name_n` for summary.json; an interval that cannot be given is left out."""
+    """`name`, `name_ci_low`, `name_ci_high`, `name_n` for summary.json; without an interval where there is none."""
     return _named(name, mean_interval(values))
 
 

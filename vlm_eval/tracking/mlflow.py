@@ -51,7 +51,7 @@ class Mlflow:
             "model": cfg.model.name, "quant": cfg.quant.name, "task": cfg.task.name, "mlflow.parentRunId": parent,
         }
         run = client.create_run(
-            self._experiment(), run_name=folder.path.name, tags={k: v for k, v in tags.items() if v is not None}
+            self._experiment(), run_name=_run_name(folder.path), tags={k: v for k, v in tags.items() if v is not None}
         )
         run_id, at = run.info.run_id, get_current_time_millis()
         client.log_batch(
@@ -89,6 +89,9 @@ class Mlflow:
 
     def _mlflow(self) -> Any:
         if self._client is None:
+            import logging
+
+            logging.getLogger("mlflow").setLevel(logging.WARNING)  # making a new store is not news
             from mlflow import MlflowClient
 
             uri = self.config.uri
@@ -106,3 +109,12 @@ class Mlflow:
             return known.experiment_id
         where = Path(self.config.artifacts).resolve().as_uri() if self.config.artifacts else None
         return client.create_experiment(self.config.experiment, artifact_location=where)
+
+
+def _run_name(run_dir: Path) -> str:
+    """What sets this run apart: its overrides, less those that all runs of the sweep share."""
+    points = read_json(run_dir.parent / "sweep.json").get("points", [])
+    own = next((p["overrides"] for p in points if p["folder"] == run_dir.name), None)
+    if own is None or len(points) < 2:
+        return run_dir.name
+    return ",".join(o for o in own if not all(o in p["overrides"] for p in points))

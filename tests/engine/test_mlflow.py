@@ -1,0 +1,87 @@
+"""What a finished sweep left in MLflow: the local store it wrote to, and a real server over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.engine.conftest import vlm_eval
+from vlm_eval import config
+from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig
+
+pytestmark = pytest.mark.engine
+
+
+def check_child(client: MlflowClient, run, folder) -> None:
+    """Params, metrics and artifacts of one run are those of its folder."""
+    assert run.info.status == "FINISHED"
+    assert {k: run.data.metrics[k] for k in folder.summary()} == pytest.approx(folder.summary())
+    assert run.data.params["quant.name"] in ("gptq8", "awq")
+    assert run.data.params["task.sampling.temperature"] == "0.1"
+    names = {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert {"answers.jsonl", "scores.jsonl", "latency.jsonl", "summary.json", "provenance.json", "status.json"} <= names
+    [images] = client.list_artifacts(run.info.run_id, "screenshots")
+    assert len(client.list_artifacts(run.info.run_id, images.path)) == 10
+
+
+def test_local_store_has_a_parent_and_a_child_a_run(demo_sweep):
+    client = MlflowClient(f"sqlite:///{demo_sweep.cwd}/mlruns/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "vlm-eval"]
+    runs = client.search_runs([experiment.experiment_id])
+    [parent] = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    sweep = json.loads((demo_sweep.folder / "sweep.json").read_text())
+    assert parent.info.run_id == sweep["mlflow_run_id"]
+    assert parent.info.status == "FINISHED"
+    assert {"sweep.json", "comparison.csv"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {r.info.run_name for r in children} == {"quant=gptq8", "quant=awq"}
+    for folder in demo_sweep.runs:
+        [child] = [r for r in children if r.info.run_id == folder.status()["mlflow_run_id"]]
+        check_child(client, child, folder)
+
+
+@pytest.fixture
+def server(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+               "--backend-store-uri", f"sqlite:///{tmp_path}/m.db", "--artifacts-destination", str(tmp_path / "artifacts")]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_server_gets_the_same_over_http(demo_sweep, server):
+    tracker = Mlflow(MlflowConfig(uri=server, artifacts=None))
+    folder = demo_sweep.runs[0]
+    run_id = tracker.log_run(config.load(folder.path), folder)
+    client = MlflowClient(server)
+    check_child(client, client.get_run(run_id), folder)
+
+
+def test_a_tracker_that_is_down_loses_nothing_and_is_said(demo_sweep, tmp_path):
+    run = vlm_eval(tmp_path, "quant=awq", "task.repeats=1", "engine.latency_pass.items=0", "tracking=mlflow_server",
+                   "tracking.uri=http://127.0.0.1:9", folder="run")
+    status = json.loads((run.folder / "status.json").read_text())
+    assert status["state"] == "ok" and "not tracked" in status["tracking"] and status["mlflow_run_id"] is None
+    assert "not tracked" in run.result.stderr

@@ -1,0 +1,88 @@
+"""An engine that answers at once and, after so many answers, breaks in the way that `mode` names.
+
+`FAULTY_ENGINE_MENDED=1` mends it, so that a resumed sweep meets the same config with another outcome;
+`FAULTY_ENGINE_LOG` names a file to which each start and each request adds a line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Iterator, Optional, Sequence
+
+from vlm_eval.engines.base import Candidate, Request
+from vlm_eval.rows import Answer, Latency
+
+
+@dataclass
+class FaultyEngineConfig:
+    _target_: str = "???"
+    mode: str = "ok"
+    after: int = 2  # answers before it breaks
+    latency_items: int = 0
+
+
+def _raise() -> None:
+    raise ValueError("the engine broke\nover two lines")
+
+
+def _hang() -> None:
+    """With a child, as engines have them, and deaf to SIGTERM there."""
+    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    subprocess.Popen([sys.executable, "-c", child])
+    time.sleep(600)
+
+
+FAULTS = {
+    "raise": _raise,
+    "exit": lambda: sys.exit(0),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda: ctypes.string_at(0),
+    "os_exit": lambda: os._exit(0),
+    "hang": _hang,
+}
+
+
+class FaultyEngine:
+    def __init__(self, config: FaultyEngineConfig, candidate: Candidate):
+        self.config = config
+        self.mode = "ok" if os.environ.get("FAULTY_ENGINE_MENDED") else config.mode
+        self.latency_items = config.latency_items
+
+    def start(self) -> dict[str, Any]:
+        _log("start", self.config.mode)
+        if self.mode == "start":
+            raise RuntimeError("no such weights")
+        return {"found": "nothing, it is a fake", "engine_start_s": 0.01}
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
+        for number, request in enumerate(requests):
+            if number == self.config.after and self.mode in FAULTS:
+                FAULTS[self.mode]()
+            _log("answer", self.config.mode, request.item_id, str(request.repeat))
+            one_bad = self.mode == "one_bad" and number == self.config.after
+            yield [self._answer(request, "refused by the engine" if one_bad else None)]
+
+    def time_alone(self, requests: Sequence[Request]) -> Iterator[Latency]:
+        for request in requests:
+            yield Latency(request.item_id, 0.5, 0.1, output_tokens=5, chars=10)
+
+    def stop(self) -> None:
+        _log("stop", self.config.mode)
+
+    def _answer(self, request: Request, error: Optional[str]) -> Answer:
+        key = (request.item_id, request.repeat, request.cluster)
+        if error:
+            return Answer(*key, None, seed=request.seed, error=error)
+        return Answer(*key, f"Ответ {request.item_id}", "stop", 10, 5, request.seed)
+
+
+def _log(*words: str) -> None:
+    if "FAULTY_ENGINE_LOG" in os.environ:
+        with open(os.environ["FAULTY_ENGINE_LOG"], "a", encoding="utf-8") as out:
+            print(*words, file=out)

@@ -1,0 +1,90 @@
+"""What several test modules need: `vlm-eval` in this process, small data sets, small checkpoint folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple, Sequence
+
+from PIL import Image
+
+TESTS = Path(__file__).resolve().parent
+REPO = TESTS.parent
+VLM_EVAL = Path(sys.executable).with_name("vlm-eval")
+FAULTY = ("--config-dir", str(TESTS / "conf"), "engine=faulty")  # the engine of faulty_engine.py
+QUICK = ("judge=none", "metrics=tech", "tracking=none")
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class CommandLine:
+    """`vlm_eval_cli("-m", "model=demo")`: the command's main() in this process, in the test's own empty folder."""
+
+    def __init__(self, monkeypatch, capfd):
+        self.monkeypatch, self.capfd = monkeypatch, capfd
+
+    def __call__(self, *arguments: str) -> Ended:
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.core.hydra_config import HydraConfig
+
+        from vlm_eval import cli
+
+        self.capfd.readouterr()
+        handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        with self.monkeypatch.context() as patch, warnings.catch_warnings():
+            patch.setattr(sys, "argv", [str(VLM_EVAL), *map(str, arguments)])
+            patch.delenv("HYDRA_FULL_ERROR", raising=False)
+            try:
+                code = cli.main()
+            except SystemExit as ended:  # as the console script ends
+                code = ended.code or 0
+            finally:
+                os.environ.pop("HYDRA_FULL_ERROR", None)
+                GlobalHydra.instance().clear()
+                HydraConfig.instance().cfg = None
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+        return Ended(code, *self.capfd.readouterr())
+
+
+def python(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """A fresh interpreter, to see what is imported and what is not."""
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    with open(path, "w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def make_data(root: Path, count: int = 3) -> Path:
+    """A VQA data set of so many one-colour screenshots, one question each: items a, b, c, ..."""
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        name = chr(ord("a") + number)
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(root / "images" / f"{name}.png")
+        rows.append({"item_id": name, "image": f"{name}.png", "question": f"Что на экране {name}?", "reference": "Чат"})
+    write_table(root / "items.csv", rows)
+    return root
+
+
+def make_checkpoint(folder: Path, **config: Any) -> Path:
+    """A checkpoint folder as far as the check before a run looks at one."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
