@@ -1,6 +1,6 @@
 """The demo sweep, four quantisations on two tasks, eight engines: wall time and the parent's peak memory.
 
-    python benchmarks/demo_sweep.py
+python benchmarks/demo_sweep.py
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def main() -> int:
         code = sweep.wait()
         stop.set()
         wall = time.monotonic() - began
-    print(f"demo sweep: exit code {code}, {wall:.0f} s (wanted: under 300), "
-          f"parent's peak {peak[0] / 2**20:.0f} MiB (wanted: under 400 MB)")
+    print(
+        f"demo sweep: exit code {code}, {wall:.0f} s (wanted: under 300), "
+        f"parent's peak {peak[0] / 2**20:.0f} MiB (wanted: under 400 MB)"
+    )
     return code
 
 

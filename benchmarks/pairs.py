@@ -14,8 +14,11 @@ def compare(name: str, ours: Callable[[], float], other: Callable[[], float], ru
     ratios = sorted(a / b for a, b in pairs)
     ratio = statistics.median(ratios)
     a, b = (statistics.median(column) for column in zip(*pairs))
-    print(f"{name}: ours {a:.3g}, other {b:.3g}, ratio {ratio:.3f} (min {ratios[0]:.3f}, max {ratios[-1]:.3f}, "
-          f"{runs} pairs); {limit}", flush=True)
+    print(
+        f"{name}: ours {a:.3g}, other {b:.3g}, ratio {ratio:.3f} (min {ratios[0]:.3f}, max {ratios[-1]:.3f}, "
+        f"{runs} pairs); {limit}",
+        flush=True,
+    )
     return ratio
 
 

@@ -1,6 +1,6 @@
 """How long `vlm-eval --help` and a config error take, against a bare Hydra app. CPU seconds of the whole process.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations
@@ -37,11 +37,21 @@ def main() -> None:
         (app.parent / "conf").mkdir()
         (app.parent / "conf" / "config.yaml").write_text("a: 1\n")
         ours, bare = [sys.executable, "-m", "vlm_eval.cli"], [sys.executable, str(app)]
-        compare("--help, CPU s", lambda: cpu_seconds([*ours, "--help"], 0), lambda: cpu_seconds([*bare, "--help"], 0), 9,
-                "wanted: at most 1.3")
+        compare(
+            "--help, CPU s",
+            lambda: cpu_seconds([*ours, "--help"], 0),
+            lambda: cpu_seconds([*bare, "--help"], 0),
+            9,
+            "wanted: at most 1.3",
+        )
         for error in ("quant=gptq5", "engine.max_model_lem=1"):
-            compare(f"config error {error}, CPU s", lambda e=error: cpu_seconds([*ours, e], 2),
-                    lambda: cpu_seconds([*bare, "b=1"], 1), 9, "wanted: at most 1.3")
+            compare(
+                f"config error {error}, CPU s",
+                lambda e=error: cpu_seconds([*ours, e], 2),
+                lambda: cpu_seconds([*bare, "b=1"], 1),
+                9,
+                "wanted: at most 1.3",
+            )
 
 
 if __name__ == "__main__":

@@ -47,10 +47,19 @@ def main() -> None:
     def bare() -> float:
         requests: list[Request] = requests_of(cfg, task, items)
         began = time.monotonic()
-        chats = [with_images(r.messages, lambda p: {"type": "image_pil", "image_pil": engine_module.picture(p)})
-                 for r in requests]
-        params = [SamplingParams(temperature=r.sampling.temperature, top_p=r.sampling.top_p,
-                                 max_tokens=r.sampling.max_tokens, seed=r.seed) for r in requests]
+        chats = [
+            with_images(r.messages, lambda p: {"type": "image_pil", "image_pil": engine_module.picture(p)})
+            for r in requests
+        ]
+        params = [
+            SamplingParams(
+                temperature=r.sampling.temperature,
+                top_p=r.sampling.top_p,
+                max_tokens=r.sampling.max_tokens,
+                seed=r.seed,
+            )
+            for r in requests
+        ]
         outputs = engine.llm.chat(chats, params, use_tqdm=False)
         return sum(len(o.outputs[0].token_ids) for o in outputs) / (time.monotonic() - began)
 

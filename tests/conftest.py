@@ -73,7 +73,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 @pytest.fixture
 def vlm_eval_cli(tmp_path, monkeypatch, capfd):
-    """`vlm_eval_cli(*arguments) -> (code, out, err)`: vlm-eval in this process, started in the empty folder tmp_path/cwd."""
+    """`vlm_eval_cli(*arguments) -> (code, out, err)`: vlm-eval in this process, in the empty folder tmp_path/cwd."""
     from .helpers import REPO, CommandLine
 
     (tmp_path / "cwd").mkdir()

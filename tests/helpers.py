@@ -57,6 +57,17 @@ class CommandLine:
         return Ended(code, *self.capfd.readouterr())
 
 
+def composed(*overrides: str) -> Any:
+    """The config as Hydra composes it and our schemas complete it."""
+    from hydra import compose, initialize_config_dir
+
+    from vlm_eval import config, paths
+
+    config.register_resolvers()
+    with initialize_config_dir(str(paths.conf()), version_base="1.3"):
+        return config.validate(compose("config", list(overrides)))
+
+
 def python(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     """A fresh interpreter, to see what is imported and what is not."""
     command = [sys.executable, "-c", program, *arguments]

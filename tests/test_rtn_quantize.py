@@ -110,7 +110,11 @@ def test_checkpoint_round_trip(form, tmp_path):
     source, packed, plain = tmp_path / "source", tmp_path / "packed", tmp_path / "plain"
     source.mkdir()
     linear, other = "model.layers.0.self_attn.q_proj", "visual.blocks.0.mlp.fc1"
-    tensors = {f"{linear}.weight": random_weight(), f"{linear}.bias": random_weight(1)[0], f"{other}.weight": random_weight()}
+    tensors = {
+        f"{linear}.weight": random_weight(),
+        f"{linear}.bias": random_weight(rows=1)[0],
+        f"{other}.weight": random_weight(),
+    }
     rtn.save_file(tensors, source / "model.safetensors")
     (source / "config.json").write_text('{"model_type": "qwen2_vl"}')
 

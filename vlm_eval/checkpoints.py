@@ -20,7 +20,9 @@ def locate(model: ModelConfig, quant: QuantConfig) -> str:
     if not model.checkpoints:
         raise BadInput("model.path: no value given; set it to a checkpoint folder, model.path=FOLDER")
     if quant.name not in model.checkpoints:
-        raise BadInput(f"quant={quant.name}: {model.name} has no such checkpoint; it has {', '.join(model.checkpoints)}")
+        raise BadInput(
+            f"quant={quant.name}: {model.name} has no such checkpoint; it has {', '.join(model.checkpoints)}"
+        )
     return model.checkpoints[quant.name]
 
 

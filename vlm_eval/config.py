@@ -99,7 +99,8 @@ def validate(cfg: DictConfig) -> DictConfig:
         cfg = OmegaConf.merge(OmegaConf.structured(RootConfig), cfg)
         for group in ("engine", "task", "judge", "tracking"):
             cfg[group] = _with_schema(cfg[group], group)
-        for name in cfg.metrics or {}:
+        cfg.metrics = cfg.metrics or {}  # null after ~metrics
+        for name in cfg.metrics:
             cfg.metrics[name] = _with_schema(cfg.metrics[name], f"metrics.{name}")
         missing = OmegaConf.missing_keys(cfg)
         if missing:
@@ -113,7 +114,7 @@ def validate(cfg: DictConfig) -> DictConfig:
 def _with_schema(node: DictConfig, where: str) -> DictConfig:
     if node is None or OmegaConf.select(node, "_target_") is None:
         raise BadInput(f"{where}: no _target_; it names the class that does the work")
-    schema = getattr(*_schema_of(node._target_), None)
+    schema = getattr(*_schema_of(node._target_, where), None)
     if schema is None:
         raise BadInput(f"{where}._target_: {node._target_} has no dataclass {_schema_of(node._target_)[1]} beside it")
     try:
@@ -122,12 +123,12 @@ def _with_schema(node: DictConfig, where: str) -> DictConfig:
         raise BadInput(explain(error, where)) from error
 
 
-def _schema_of(target: str) -> tuple[Any, str]:
+def _schema_of(target: str, where: str = "") -> tuple[Any, str]:
     module, _, cls = target.rpartition(".")
     try:
         return importlib.import_module(module), f"{cls}Config"
     except (ImportError, ValueError) as error:
-        raise BadInput(f"_target_: {target} cannot be imported: {error}") from error
+        raise BadInput(f"{where}._target_: {target} cannot be imported: {error}") from error
 
 
 def build(node: DictConfig, *dependencies: Any) -> Any:
@@ -168,10 +169,11 @@ def explain(error: Exception, where: str = "") -> str:
     node = getattr(error, "parent_node", None)
     name = str(getattr(error, "key", "") or key.rpartition(".")[2])
     known = _known_keys(error, node)
-    if known and name not in known and ("not in struct" in str(error) or "not in '" in str(error)):
+    if name not in known and ("not in struct" in str(error) or "not in '" in str(error)):
         close = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"{key}: no such key; {hint}{key.rpartition('.')[0] or 'the config'} has: {', '.join(known)}"
+        there = ", ".join(known) or "nothing to set"
+        return f"{key}: no such key; {hint}{key.rpartition('.')[0] or 'the config'} has: {there}"
     return f"{key}: {str(error).splitlines()[0]}" if key else str(error).splitlines()[0]
 
 
@@ -190,9 +192,13 @@ def explain_hydra(error: Exception) -> str:
         return explain(cause)
     if isinstance(error, OmegaConfBaseException):
         return explain(error)
-    if getattr(error, "missing_cfg_file", None) and getattr(error, "options", None):
+    if getattr(error, "missing_cfg_file", None):
         group, _, option = error.missing_cfg_file.rpartition("/")
-        close = difflib.get_close_matches(option, error.options, 1)
+        # Of a list such as metrics=[tech,rouge] Hydra does not say what there is.
+        options = error.options or sorted(file.stem for file in (paths.conf() / group).glob("*.yaml"))
+        close = difflib.get_close_matches(option, options, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"{group}={option}: no such option; {hint}{group} has: {', '.join(error.options)}"
+        return f"{group}={option}: no such option; {hint}{group} has: {', '.join(options)}"
+    if getattr(error, "override", None):
+        return f"{error.override}: not an override such as KEY=VALUE: {str(error).splitlines()[0]}"
     return " ".join(str(error).split())

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,16 +34,22 @@ def launch(cfg: DictConfig, run_dir: Path, label: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "vlm_eval.run", str(folder.path)]
     with open(folder.path / "run.log", "ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=_environment(cfg),
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=_environment(cfg),
             start_new_session=True,  # its own group: a signal reaches its children too, and Ctrl-C only us
         )
     timer = threading.Timer(cfg.run.timeout_s or 0, _kill, [process, signal.SIGKILL])
-    timed_out = False
+    timed_out, stage = False, "start"
     try:
         if cfg.run.timeout_s:
             timer.start()
         for line in process.stdout:
-            display.show(json.loads(line))
+            message = json.loads(line)
+            stage = message["stage"]
+            display.show(message)
         code = process.wait()
         timed_out = bool(cfg.run.timeout_s) and not timer.is_alive() and code == -signal.SIGKILL
     except BaseException:  # Ctrl-C or SIGTERM in this process: the run must not outlive it
@@ -53,8 +59,8 @@ def launch(cfg: DictConfig, run_dir: Path, label: str) -> dict[str, Any]:
         timer.cancel()
         display.end()
         _kill(process, signal.SIGKILL)  # what the run started and left behind, in its process group
-        if process.poll() not in (0, None):
-            _say_how_it_died(folder, process.returncode, timed_out, cfg.run.timeout_s)
+        if process.poll() is not None:
+            _say_how_it_died(folder, process.returncode, stage, cfg.run.timeout_s if timed_out else None)
     status = folder.status()
     if status["state"] != "ok":
         print(f"{label}  {status['state']} in stage {status['stage']}: {status['error']}", file=sys.stderr)
@@ -83,17 +89,16 @@ def _kill(process: subprocess.Popen, number: int) -> None:
         pass
 
 
-def _say_how_it_died(folder: RunFolder, code: int, timed_out: bool, timeout_s: float) -> None:
+def _say_how_it_died(folder: RunFolder, code: int, stage: str, killed_after_s: Optional[float]) -> None:
     """The run's own last word if it had one, else the signal and the last lines of its log."""
     if folder.status().get("state") in ("failed", "interrupted", "ok"):
         return
-    if timed_out:
-        reason = f"killed after run.timeout_s={timeout_s:g}"
+    if killed_after_s:
+        reason = f"killed after run.timeout_s={killed_after_s:g}"
     elif code < 0:
         reason = f"killed by {signal.Signals(-code).name}"
     else:
         reason = f"exited with {code}"
     with open(folder.path / "run.log", encoding="utf-8", errors="replace") as log:
         last = [line.strip() for line in deque(log, 3)]
-    stage = folder.status().get("stage")
     folder.set_status("failed", stage, f"{reason}; last in run.log: {' | '.join(filter(None, last))}"[:1000])

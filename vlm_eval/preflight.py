@@ -62,7 +62,10 @@ def _check_lengths(cfg: DictConfig, task: Task, items: list[Item], folder: str) 
     if tokenizer is None or limits is None:
         return
     room = cfg.engine.max_model_len
-    low, high = task.config.image.min_pixels or limits["min_pixels"], task.config.image.max_pixels or limits["max_pixels"]
+    low, high = (
+        task.config.image.min_pixels or limits["min_pixels"],
+        task.config.image.max_pixels or limits["max_pixels"],
+    )
     if low > high:
         raise BadInput(f"task.image.min_pixels={low} is over max_pixels={high}")
     for item in items:
@@ -124,5 +127,3 @@ class PreflightCallback(Callback):
 
 def _without_hydra(cfg: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-
-

@@ -30,8 +30,9 @@ def git_commit() -> Optional[str]:
     root = paths.PACKAGE.parent
     if not (root / ".git").exists():
         return None
-    answer = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=root,
-                            capture_output=True, text=True)
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=root, capture_output=True, text=True
+    )
     return answer.stdout.strip() or None
 
 

@@ -51,14 +51,17 @@ def _bad(items: list[Item]) -> str:
 
 
 def generate(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFolder, report: Reporter) -> None:
-    """Answers that are not in the folder yet, then the latency pass; the engine is gone afterwards."""
+    """The latency pass and all answers, as far as they are not in the folder yet; the engine is gone afterwards."""
     candidate = Candidate(*config.model_and_quant(cfg), task.config.image, cfg.run.seed)
     engine: Engine = config.build(cfg.engine, candidate)
     requests = requests_of(cfg, task, items)
     have = {(a.item_id, a.repeat) for a in folder.read("answers")}
     unasked = [
         rows.Answer(i.item_id, k, i.cluster, None, error=i.error)
-        for i in items.values() if i.error for k in range(task.config.repeats) if (i.item_id, k) not in have
+        for i in items.values()
+        if i.error
+        for k in range(task.config.repeats)
+        if (i.item_id, k) not in have
     ]
     folder.append("answers", unasked)
     todo = [r for r in requests if (r.item_id, r.repeat) not in have]
@@ -75,12 +78,14 @@ def generate(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFol
         folder.provenance(engine=facts)
         report("start engine", note=facts["found"])
         try:
+            _time_alone(engine, alone, folder, report)  # first: the batch then finds the engine warm
             if todo:
                 facts |= answer_all(engine, todo, folder, report, len(have) + len(unasked))
-            _time_alone(engine, alone, folder, report)
         finally:
             engine.stop()
-    folder.provenance(engine={**facts, "host_peak_gib": round(memory.host_peak_gib, 4), "gpu_peak_gib": memory.gpu_peak_gib})
+    folder.provenance(
+        engine={**facts, "host_peak_gib": round(memory.host_peak_gib, 4), "gpu_peak_gib": memory.gpu_peak_gib}
+    )
 
 
 def requests_of(cfg: DictConfig, task: Task, items: dict[str, Item]) -> list[Request]:
@@ -94,7 +99,9 @@ def requests_of(cfg: DictConfig, task: Task, items: dict[str, Item]) -> list[Req
             sampling=task.config.sampling,
             seed=seed_of(cfg.run.seed, item.item_id, repeat),
         )
-        for item in items.values() if not item.error for repeat in range(task.config.repeats)
+        for item in items.values()
+        if not item.error
+        for repeat in range(task.config.repeats)
     ]
 
 
@@ -156,7 +163,9 @@ def judge(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFolder
         if j.judge == chosen.name:
             have.setdefault((j.item_id, j.repeat), set()).add((j.order, j.judge_repeat))
     requests = [
-        JudgeRequest(items[a.item_id], a, task.image_path(items[a.item_id]), frozenset(have.get((a.item_id, a.repeat), ())))
+        JudgeRequest(
+            items[a.item_id], a, task.image_path(items[a.item_id]), frozenset(have.get((a.item_id, a.repeat), ()))
+        )
         for a in answers
     ]
     done = sum(map(len, have.values()))

@@ -23,10 +23,16 @@ def main() -> int:
     for point in sweep["points"]:
         run = RunFolder(folder / point["folder"])
         status = run.status()
-        rows.append([
-            point["folder"], status.get("state", "waiting"), status.get("stage") or "", len(run.read("answers")),
-            _seconds(status), status.get("error") or status.get("tracking") or "",
-        ])
+        rows.append(
+            [
+                point["folder"],
+                status.get("state", "waiting"),
+                status.get("stage") or "",
+                len(run.read("answers")),
+                _seconds(status),
+                status.get("error") or status.get("tracking") or "",
+            ]
+        )
     print(text_table(["run", "state", "stage", "answers", "seconds", "error"], rows))
     return 0
 

@@ -17,6 +17,8 @@ KINDS = {
     "scores": rows.Score,
     "judgements": rows.Judgement,
 }
+# Half an emoji, as a server's JSON may hold (a lone surrogate), cannot be UTF-8; this writes it as JSON's own escape.
+HALF_LETTERS = "backslashreplace"
 
 
 def now() -> str:
@@ -27,7 +29,8 @@ def write_json(path: Path, data: Any) -> None:
     """Write whole or not at all: a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    beside.write_text(text, encoding="utf-8", errors=HALF_LETTERS)
     os.replace(beside, path)
 
 
@@ -48,7 +51,7 @@ class RunFolder:
             return
         file = self.path / f"{kind}.jsonl"
         _cut_torn_line(file)
-        with open(file, "a", encoding="utf-8") as out:
+        with open(file, "a", encoding="utf-8", errors=HALF_LETTERS) as out:
             out.writelines(lines)
             out.flush()
             os.fsync(out.fileno())
@@ -57,7 +60,7 @@ class RunFolder:
         """Write `<kind>.jsonl` anew (for what is cheap to compute again, such as scores)."""
         file = self.path / f"{kind}.jsonl"
         beside = file.with_name(f".{file.name}.{os.getpid()}")
-        with open(beside, "w", encoding="utf-8") as out:
+        with open(beside, "w", encoding="utf-8", errors=HALF_LETTERS) as out:
             for row in new:
                 out.write(json.dumps(rows.to_dict(row), ensure_ascii=False, allow_nan=False) + "\n")
         os.replace(beside, file)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vlm_eval import config, preflight
 from vlm_eval.errors import BadInput
@@ -58,14 +58,19 @@ def dry_run_table(points: Sequence[tuple[Sequence[str], preflight.Plan]]) -> str
     """What would run: a row a point, and the sums."""
     rows = [
         [
-            " ".join(overrides), plan.items, plan.answers,
+            " ".join(overrides),
+            plan.items,
+            plan.answers,
             "unknown" if plan.memory_gib is None else f"{plan.memory_gib:.1f}",
-            plan.judge_calls, "unknown" if plan.judge_usd is None and plan.judge_calls else f"{plan.judge_usd or 0:.2f}",
+            plan.judge_calls,
+            "unknown" if plan.judge_usd is None and plan.judge_calls else f"{plan.judge_usd or 0:.2f}",
         ]
         for overrides, plan in points
     ]
-    total = f"{len(points)} points, {sum(p.answers for _, p in points)} answers, " \
-            f"{sum(p.judge_calls for _, p in points)} judge calls. Nothing was started (sweep.dry_run)."
+    total = (
+        f"{len(points)} points, {sum(p.answers for _, p in points)} answers, "
+        f"{sum(p.judge_calls for _, p in points)} judge calls. Nothing was started (sweep.dry_run)."
+    )
     return text_table(["overrides", "items", "answers", "memory GiB", "judge calls", "judge USD"], rows) + "\n" + total
 
 
@@ -82,7 +87,7 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
         "cwd": os.getcwd(),
         "started": old.get("started", now()),
         "ended": None,
-        "points": [{"folder": c.hydra.sweep.subdir, "overrides": list(c.hydra.overrides.task)} for c in composed],
+        "points": [{"folder": c.hydra.sweep.subdir, "overrides": _of_the_point(c)} for c in composed],
         "failed": None,
         "mlflow_run_id": old.get("mlflow_run_id"),
     }
@@ -103,6 +108,11 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
             _try(tracker.end_sweep, sweep, str(folder))
         outcome.exit_code = 1 if failed else 0
         print(closing_table(folder, runs, tracker.how_to_open()), flush=True)
+
+
+def _of_the_point(composed: DictConfig) -> list[str]:
+    """A point's overrides, without those that say how the sweep is run: they make no column of the comparison."""
+    return [o for o in composed.hydra.overrides.task if not o.lstrip("+").startswith("sweep.")]
 
 
 def _try(step: Any, *arguments: Any) -> Any:
@@ -130,11 +140,15 @@ def read_runs(folder: Path, sweep: dict[str, Any]) -> list[dict[str, Any]]:
         run = RunFolder(folder / point["folder"])
         status = run.status()
         overrides = {k.lstrip("+"): v for k, _, v in (o.partition("=") for o in point["overrides"])}
-        runs.append({
-            "run": point["folder"], **overrides,
-            "state": status.get("state", "missing"), "error": status.get("error") or status.get("tracking"),
-            **run.summary(),
-        })
+        runs.append(
+            {
+                "run": point["folder"],
+                **overrides,
+                "state": status.get("state", "missing"),
+                "error": status.get("error") or status.get("tracking"),
+                **run.summary(),
+            }
+        )
     return runs
 
 

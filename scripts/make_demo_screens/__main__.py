@@ -1,8 +1,8 @@
 """Render the bundled demo screens and write their tables: python scripts/make_demo_screens [--out FOLDER]
 
-The YAML files hold all words, the templates only looks. One description gives a screenshot and the rows about it, and every
-fact of a row must be readable on the screenshot and be said in the reference, or the program ends with a list of those that
-are not. The same browser, fonts and Pillow give the same bytes.
+The YAML files hold all words, the templates only looks. One description gives a screenshot and its rows, and every
+fact of a row must be readable on the screenshot and be said in the reference, or the program ends with a list of those
+that are not. The same browser, fonts and Pillow give the same bytes.
 """
 
 import argparse
@@ -36,7 +36,9 @@ def find_browser() -> str:
     for name in BROWSERS:
         if path := shutil.which(name):
             return path
-    sys.exit(f"No headless browser on PATH; looked for {', '.join(BROWSERS)}. On Debian: apt install chromium-headless-shell")
+    sys.exit(
+        f"No headless browser on PATH; looked for {', '.join(BROWSERS)}. On Debian: apt install chromium-headless-shell"
+    )
 
 
 def read(path: Path):
@@ -62,7 +64,14 @@ def keep_together(value):
 
 def browse(browser: str, page: Path, device: str, *flags: str) -> str:
     width, height, scale = SIZES[device]
-    command = [browser, *FLAGS, f"--window-size={width},{height}", f"--force-device-scale-factor={scale}", *flags, page.as_uri()]
+    command = [
+        browser,
+        *FLAGS,
+        f"--window-size={width},{height}",
+        f"--force-device-scale-factor={scale}",
+        *flags,
+        page.as_uri(),
+    ]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
@@ -111,7 +120,9 @@ def make_set(source: str, out: Path, browser: str, scratch: Path) -> list[str]:
     for old in images.glob("*.png"):
         old.unlink()
 
-    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / "templates"), trim_blocks=True, lstrip_blocks=True)
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"), trim_blocks=True, lstrip_blocks=True
+    )
     brands = read(HERE / "brands.yaml")
     page, shot = scratch / "page.html", scratch / "shot.png"
     rows, wrong = [], []
@@ -125,13 +136,16 @@ def make_set(source: str, out: Path, browser: str, scratch: Path) -> list[str]:
         save_palette(shot, images / new[0]["image"])
         rows += new
     write_table(out / folder / "items.csv", fields, rows)
-    print(f"{out / folder}: {len(rows)} items, {sum(file.stat().st_size for file in images.iterdir()) / 1e6:.2f} MB of images")
+    size = sum(file.stat().st_size for file in images.iterdir()) / 1e6
+    print(f"{out / folder}: {len(rows)} items, {size:.2f} MB of images")
     return wrong
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make_demo_screens", description=__doc__.splitlines()[0].split(":")[0])
-    parser.add_argument("--out", type=Path, default=DEMO, help="folder to write into (default: the package's demo folder)")
+    parser.add_argument(
+        "--out", type=Path, default=DEMO, help="folder to write into (default: the package's demo folder)"
+    )
     out = parser.parse_args().out
     browser = find_browser()
     with tempfile.TemporaryDirectory() as scratch:

@@ -50,5 +50,12 @@ def vlm_eval(cwd: Path, *overrides: str, folder: str = "sweep") -> Sweep:
 @pytest.fixture(scope="session")
 def demo_sweep(tmp_path_factory) -> Sweep:
     cwd = tmp_path_factory.mktemp("demo_sweep")
-    return vlm_eval(cwd, "-m", "model=demo", "quant=gptq8,awq", "task=screen_annotation", "task.repeats=2",
-                    "engine.latency_pass.items=3")
+    return vlm_eval(
+        cwd,
+        "-m",
+        "model=demo",
+        "quant=gptq8,awq",
+        "task=screen_annotation",
+        "task.repeats=2",
+        "engine.latency_pass.items=3",
+    )

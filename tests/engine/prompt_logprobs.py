@@ -1,5 +1,5 @@
-"""Run in a fresh process by test_demo_model.py: print the log-probabilities vLLM gives to the tokens of one prompt with a
-picture, and the quantisation it loaded.
+"""Run in a fresh process by test_demo_model.py: print the log-probabilities vLLM gives to the tokens of one prompt with
+a picture, and the quantisation it loaded.
 
     prompt_logprobs.py CHECKPOINT
 """
@@ -42,9 +42,7 @@ def main() -> None:
         {"role": "system", "content": "Вы — помощник службы технической поддержки."},
         {"role": "user", "content": [{"type": "image_pil", "image_pil": picture()}, question]},
     ]
-    (output,) = llm.chat(
-        [messages], SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0), use_tqdm=False
-    )
+    (output,) = llm.chat([messages], SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0), use_tqdm=False)
     values = [
         position[token].logprob
         for token, position in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)

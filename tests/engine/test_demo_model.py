@@ -1,5 +1,5 @@
-"""vLLM reads the demo's packed checkpoints as they were meant: it gives the same log-probabilities as for the checkpoint
-that they stand for, written out in bf16."""
+"""vLLM reads the demo's packed checkpoints as they were meant: it gives the same log-probabilities as for the
+checkpoint that they stand for, written out in bf16."""
 
 import json
 import os

@@ -54,8 +54,22 @@ def server(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{tmp_path}/m.db", "--artifacts-destination", str(tmp_path / "artifacts")]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/m.db",
+        "--artifacts-destination",
+        str(tmp_path / "artifacts"),
+    ]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -80,8 +94,15 @@ def test_a_server_gets_the_same_over_http(demo_sweep, server):
 
 
 def test_a_tracker_that_is_down_loses_nothing_and_is_said(demo_sweep, tmp_path):
-    run = vlm_eval(tmp_path, "quant=awq", "task.repeats=1", "engine.latency_pass.items=0", "tracking=mlflow_server",
-                   "tracking.uri=http://127.0.0.1:9", folder="run")
+    run = vlm_eval(
+        tmp_path,
+        "quant=awq",
+        "task.repeats=1",
+        "engine.latency_pass.items=0",
+        "tracking=mlflow_server",
+        "tracking.uri=http://127.0.0.1:9",
+        folder="run",
+    )
     status = json.loads((run.folder / "status.json").read_text())
     assert status["state"] == "ok" and "not tracked" in status["tracking"] and status["mlflow_run_id"] is None
     assert "not tracked" in run.result.stderr

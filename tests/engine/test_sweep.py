@@ -72,7 +72,9 @@ def test_parent_imports_no_torch_and_no_vllm(demo_sweep):
 
 
 def test_the_same_run_again_gives_the_same_answers(demo_sweep, tmp_path):
-    again = vlm_eval(tmp_path, "quant=awq", "task.repeats=2", "engine.latency_pass.items=0", "tracking=none", folder="run")
+    again = vlm_eval(
+        tmp_path, "quant=awq", "task.repeats=2", "engine.latency_pass.items=0", "tracking=none", folder="run"
+    )
     assert again.result.returncode == 0, again.result.stderr
 
     def texts(run):
@@ -84,8 +86,14 @@ def test_the_same_run_again_gives_the_same_answers(demo_sweep, tmp_path):
 
 
 def test_fewer_pixels_make_fewer_visual_tokens(tmp_path):
-    run = vlm_eval(tmp_path, "task.repeats=1", "task.image.max_pixels=50000", "engine.latency_pass.items=0",
-                   "tracking=none", folder="run")
+    run = vlm_eval(
+        tmp_path,
+        "task.repeats=1",
+        "task.image.max_pixels=50000",
+        "engine.latency_pass.items=0",
+        "tracking=none",
+        folder="run",
+    )
     assert run.result.returncode == 0, run.result.stderr
     answers = RunFolder(run.folder).read("answers")
     assert all(0 < a.visual_tokens <= 50000 // 28**2 and a.resized is not None for a in answers)
@@ -93,8 +101,14 @@ def test_fewer_pixels_make_fewer_visual_tokens(tmp_path):
 
 def test_answers_are_on_the_disk_when_they_finish_and_a_dead_run_goes_on(tmp_path):
     """An engine that kills its process after the first finished answers: they are kept, and a resume adds the rest."""
-    command = ("-m", "quant=bf16", "task.repeats=2", "engine.latency_pass.items=0", "tracking=none",
-               "engine._target_=tests.engine.dying.DyingVllmEngine")
+    command = (
+        "-m",
+        "quant=bf16",
+        "task.repeats=2",
+        "engine.latency_pass.items=0",
+        "tracking=none",
+        "engine._target_=tests.engine.dying.DyingVllmEngine",
+    )
     died = vlm_eval(tmp_path, *command)
     assert died.result.returncode == 1
     [run] = died.runs
@@ -118,8 +132,15 @@ def test_full_precision_under_a_gptq_name_is_caught_with_the_numbers(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"]["modules_in_block_to_quantize"] = [["nothing"]]
     (folder / "config.json").write_text(json.dumps(config))
-    run = vlm_eval(tmp_path, "model=local", f"model.path={folder}", "quant=gptq4", "engine.load_format=dummy",
-                   "tracking=none", folder="run")
+    run = vlm_eval(
+        tmp_path,
+        "model=local",
+        f"model.path={folder}",
+        "quant=gptq4",
+        "engine.load_format=dummy",
+        "tracking=none",
+        folder="run",
+    )
     assert run.result.returncode == 1
     error = json.loads((run.folder / "status.json").read_text())["error"]
     assert "wants gptq 4 bits" in error and "unquantised at 16 bits" in error and "GiB" in error

@@ -6,6 +6,7 @@ vllm and torch are imported in start(), after the environment they read at impor
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, Optional, Sequence
@@ -26,7 +27,7 @@ class LatencyPassConfig:
 class VllmEngineConfig:
     _target_: str = "???"
     max_model_len: int = 4096
-    max_num_seqs: int = 16
+    max_num_seqs: Optional[int] = None
     enforce_eager: Optional[bool] = None
     dtype: str = "bfloat16"
     load_format: str = "auto"
@@ -34,6 +35,7 @@ class VllmEngineConfig:
     cpu_kv_cache_gib: int = 1
     cpu_threads: int = 1
     tensor_parallel_size: int = 1
+    image_cache_gib: float = 1.0
     latency_pass: LatencyPassConfig = field(default_factory=LatencyPassConfig)
     extra: Dict[str, Any] = field(default_factory=dict)
 
@@ -68,6 +70,7 @@ class VllmEngine:
         self.checkpoint = checkpoints.locate(self.model, self.quant)
         self.latency_items = config.latency_pass.items
         self.llm: Any = None
+        self._counter = itertools.count()
 
     def start(self) -> dict[str, Any]:
         began = time.monotonic()
@@ -85,15 +88,14 @@ class VllmEngine:
             dtype=self.config.dtype,
             load_format=self.config.load_format,
             max_model_len=self.config.max_model_len,
-            max_num_seqs=self.config.max_num_seqs,
+            max_num_seqs=self._at_once,
             tensor_parallel_size=self.config.tensor_parallel_size,
             enforce_eager=on_cpu if self.config.enforce_eager is None else self.config.enforce_eager,
             limit_mm_per_prompt={"image": 1, "video": 0},
             seed=self.seed,
             disable_log_stats=False,  # otherwise RequestOutput.metrics is None and there is no time to first token
-            # Repeats of one screenshot must not look fast because the first filled a cache.
-            enable_prefix_caching=False,
-            mm_processor_cache_gb=0,
+            enable_prefix_caching=False,  # a repeat must not skip the work that the first answer did
+            mm_processor_cache_gb=self.config.image_cache_gib,  # see _enqueue
         )
         if on_cpu:
             # A request with its own seed kills the engine when its prefill is cut in chunks
@@ -120,13 +122,13 @@ class VllmEngine:
         waiting, running = list(reversed(requests)), {}
         engine = self.llm.llm_engine
         # Enough in the queue that the scheduler is never short, not so many that every picture is in memory at once.
-        depth = 4 * self.config.max_num_seqs
+        depth = 4 * self._at_once
         while waiting or running:
             refused = []
             while waiting and len(running) < depth:
                 request = waiting.pop()
                 try:
-                    running[self._enqueue(request)] = request
+                    running[self._enqueue(request, picture_id=request.image)] = request
                 except ValueError as error:  # vLLM's answer to a prompt it cannot take, e.g. longer than the context
                     refused.append(_failed(request, str(error)))
             finished = [self._read(running.pop(o.request_id), o) for o in _step(engine) if o.finished]
@@ -147,7 +149,8 @@ class VllmEngine:
     def _one(self, request: Request) -> Latency:
         sent = time.monotonic()
         try:
-            self._enqueue(request)
+            # An identity that no request had before: this picture is prepared from scratch, whatever went before it.
+            self._enqueue(request, picture_id=f"alone {next(self._counter)}")
         except ValueError as error:
             return Latency(request.item_id, None, error=_line(str(error)))
         output = None
@@ -164,7 +167,9 @@ class VllmEngine:
             chars=len(answer.text),
         )
 
-    def _enqueue(self, request: Request) -> str:
+    def _enqueue(self, request: Request, picture_id: str) -> str:
+        """Hand a request to vLLM; its id. Pictures of one `picture_id` are prepared once and then taken from caches:
+        the batch's repeats share a screenshot's, a request that is timed alone has one of its own."""
         from vllm import SamplingParams
 
         params = SamplingParams(
@@ -173,7 +178,7 @@ class VllmEngine:
             max_tokens=request.sampling.max_tokens,
             seed=request.seed,
         )
-        messages = with_images(request.messages, lambda path: {"type": "image_pil", "image_pil": picture(path)})
+        messages = with_images(request.messages, lambda path: image_part(path, picture_id))
         [internal] = self.llm.enqueue_chat([messages], params, use_tqdm=False)
         return internal.split("-")[0]  # vLLM adds random digits to the id that its outputs carry
 
@@ -212,12 +217,20 @@ class VllmEngine:
         folder = checkpoints.on_disk(self.checkpoint, self.model.revision)
         return checkpoints.image_limits(folder) if folder else None
 
+    @property
+    def _at_once(self) -> int:
+        return self.config.max_num_seqs or (64 if find_device().kind == "cuda" else 16)
+
     def _pixel_limits(self) -> Optional[tuple[int, int]]:
         """(min_pixels, max_pixels): the task's where it sets them, else the checkpoint's; None for other processors."""
         limits = self._processor
         if limits is None:
             return None
         return self.image.min_pixels or limits["min_pixels"], self.image.max_pixels or limits["max_pixels"]
+
+
+def image_part(path: str, picture_id: str) -> dict[str, Any]:
+    return {"type": "image_pil", "image_pil": picture(path), "uuid": picture_id}
 
 
 @functools.lru_cache(maxsize=64)

@@ -35,8 +35,8 @@ def check_loaded(llm: Any, quant: QuantConfig) -> dict[str, Any]:
     wrong = [kind for kind in found if not _matches(kind, quant)]
     if wrong or not found:
         raise RuntimeError(
-            f"quant={quant.name} wants {quant.method or 'unquantised'} {quant.bits} bits; loaded: {told or 'no linear layer'}; "
-            f"weights {weights_gib} GiB"
+            f"quant={quant.name} wants {quant.method or 'unquantised'} {quant.bits} bits; "
+            f"loaded: {told or 'no linear layer'}; weights {weights_gib} GiB"
         )
     return {"found": f"{told}, {weights_gib:.3g} GiB", "weights_gib": weights_gib, "bits": quant.bits}
 
@@ -61,7 +61,7 @@ def _look(model: Any) -> tuple[Counter, int]:
         size = layer.input_size_per_partition * layer.output_size_per_partition
         packed = getattr(layer, "qweight", None)
         if packed is None and layer.weight.numel() == 0:
-            # On a CPU vLLM repacks unquantised weights into a kernel's own memory and leaves an empty one of their type.
+            # On a CPU vLLM repacks unquantised weights into a kernel's own memory and leaves an empty tensor.
             repacked += size * layer.weight.element_size()
         if not name.startswith("visual"):  # the vision tower stays unquantised in every published checkpoint
             bits = 8 * (packed.nbytes / size if packed is not None else layer.weight.element_size())

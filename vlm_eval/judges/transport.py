@@ -84,8 +84,10 @@ class Transport:
         try:
             litellm.get_llm_provider(config.model, api_base=config.api_base)
         except litellm.exceptions.BadRequestError as error:
-            raise BadInput(f"judge.model={config.model}: no provider; write openai/{config.model} for a server's own "
-                           "model, or provider/NAME as LiteLLM has it") from error
+            raise BadInput(
+                f"judge.model={config.model}: no provider; write openai/{config.model} for a server's own "
+                "model, or provider/NAME as LiteLLM has it"
+            ) from error
 
     def sees_images(self) -> bool:
         """False only for a model that LiteLLM knows, and knows to be blind."""

@@ -63,7 +63,8 @@ class Tech:
         summary |= named_mean("tech/ttft_s_mean", [(cluster[x.item_id], x.ttft_s) for x in timed if x.ttft_s])
         between = [
             (cluster[x.item_id], (x.latency_s - x.ttft_s) / (x.output_tokens - 1))
-            for x in timed if x.ttft_s and (x.output_tokens or 0) > 1
+            for x in timed
+            if x.ttft_s and (x.output_tokens or 0) > 1
         ]
         summary |= named_mean("tech/itl_s_mean", between)
         rate = [(cluster[x.item_id], x.chars / x.latency_s) for x in timed if x.chars is not None and x.latency_s]

@@ -62,7 +62,9 @@ def read_items(data: DataConfig, limits: ImageConfig, needs_question: bool, on_b
             item = _with_image(item, root, layout, limits)
         except BadInput as error:
             if on_bad_item == "fail":
-                raise BadInput(f"{error} ({table}, row {number}; task.on_bad_item=record goes on without it)") from error
+                raise BadInput(
+                    f"{error} ({table}, row {number}; task.on_bad_item=record goes on without it)"
+                ) from error
             item = replace(item, error=str(error))
         items.append(item)
     if all(item.error for item in items):
@@ -119,7 +121,9 @@ def _facts(text: str, table: Path, number: int) -> tuple[str, ...]:
     except ValueError:
         facts = None
     if not isinstance(facts, list):
-        raise BadInput(f'{table}: row {number}: facts are a JSON list such as ["20 588 ₽", "E-1047"], not {text[:40]!r}')
+        raise BadInput(
+            f'{table}: row {number}: facts are a JSON list such as ["20 588 ₽", "E-1047"], not {text[:40]!r}'
+        )
     return tuple(str(fact) for fact in facts)
 
 

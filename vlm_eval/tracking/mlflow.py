@@ -1,4 +1,4 @@
-"""MLflow: one parent run a sweep, one child a run. Files first, MLflow second: everything here is read from a folder."""
+"""MLflow: one parent run a sweep, one child a run. Files first, MLflow second: all here is read from a folder."""
 
 from __future__ import annotations
 
@@ -46,9 +46,15 @@ class Mlflow:
         client, status = self._mlflow(), folder.status()
         parent = read_json(folder.path.parent / "sweep.json").get("mlflow_run_id")
         tags = {
-            "vlm_eval.kind": "run", "vlm_eval.folder": str(folder.path), "vlm_eval.state": status["state"],
-            "vlm_eval.error": status.get("error"), "vlm_eval.git_commit": folder.provenance().get("git_commit"),
-            "model": cfg.model.name, "quant": cfg.quant.name, "task": cfg.task.name, "mlflow.parentRunId": parent,
+            "vlm_eval.kind": "run",
+            "vlm_eval.folder": str(folder.path),
+            "vlm_eval.state": status["state"],
+            "vlm_eval.error": status.get("error"),
+            "vlm_eval.git_commit": folder.provenance().get("git_commit"),
+            "model": cfg.model.name,
+            "quant": cfg.quant.name,
+            "task": cfg.task.name,
+            "mlflow.parentRunId": parent,
         }
         run = client.create_run(
             self._experiment(), run_name=_run_name(folder.path), tags={k: v for k, v in tags.items() if v is not None}
