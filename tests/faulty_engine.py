@@ -54,6 +54,9 @@ class FaultyEngine:
         self.mode = "ok" if os.environ.get("FAULTY_ENGINE_MENDED") else config.mode
         self.latency_items = config.latency_items
 
+    def check(self, task: Any, items: Any) -> Optional[float]:
+        return None
+
     def start(self) -> dict[str, Any]:
         _log("start", self.config.mode)
         if self.mode == "start":

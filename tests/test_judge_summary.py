@@ -81,10 +81,15 @@ def test_under_five_screenshots_there_is_no_interval():
 
 def test_orders_are_averaged_within_an_answer_before_anything_else():
     judgements = [
-        row("a", "ab", 9, 5), row("a", "ba", 7, 7),  # 8, 6
-        row("a", "ab", 4, 8, repeat=1), row("a", "ba", 2, 10, repeat=1),  # 3, 9
-        row("b", "ab", 10, 5), row("b", "ba", None, None, status="invalid"),  # 10, 5: only one order is there
-        row("c", "ab", 2, 8), row("c", "ab", 4, 8, judge_repeat=1), row("c", "ba", 7, 4),  # (3 + 7) / 2, (8 + 4) / 2
+        row("a", "ab", 9, 5),
+        row("a", "ba", 7, 7),  # 8, 6
+        row("a", "ab", 4, 8, repeat=1),
+        row("a", "ba", 2, 10, repeat=1),  # 3, 9
+        row("b", "ab", 10, 5),
+        row("b", "ba", None, None, status="invalid"),  # 10, 5: only one order is there
+        row("c", "ab", 2, 8),
+        row("c", "ab", 4, 8, judge_repeat=1),
+        row("c", "ba", 7, 4),  # (3 + 7) / 2, (8 + 4) / 2
     ]
     found = summarise(judgements, answers(("a", 0, "s"), ("a", 1, "s"), ("b", 0, "s"), ("c", 0, "z")))
     assert found["judge/match_ratio"] == pytest.approx((8 + 3 + 10 + 5) / (6 + 9 + 5 + 6))

@@ -43,11 +43,8 @@ def main() -> int:
         print(help_text())
         return 0
     import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
-    from vlm_eval.config import explain_hydra, register_resolvers
+    from vlm_eval.config import explain_hydra, is_about_config, register_resolvers
 
     register_resolvers()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -56,8 +53,8 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(config_path=str(paths.conf()), config_name="config", version_base="1.3")(job)()
-    except (BadInput, HydraException, OmegaConfBaseException, YAMLError) as error:
-        if debugging:
+    except Exception as error:
+        if debugging or not is_about_config(error):
             raise
         print(f"vlm-eval: {error if isinstance(error, BadInput) else explain_hydra(error)}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import importlib
 import secrets
+import traceback
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -183,6 +184,18 @@ def _known_keys(error: Exception, node: Any) -> list[str]:
     if names is None and isinstance(node, DictConfig):
         names = node.keys()
     return sorted(str(n) for n in names or [] if n != "_target_")
+
+
+def is_about_config(error: Exception) -> bool:
+    """Whether an exception says that what was asked for is wrong, rather than that this program is."""
+    from hydra.errors import HydraException
+    from yaml import YAMLError
+
+    if isinstance(error, (BadInput, HydraException, OmegaConfBaseException, YAMLError)):
+        return True
+    # Hydra answers GROUP=null with a bare ValueError of its own.
+    *_, raised_in = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ValueError) and "/hydra/_internal/" in raised_in.filename
 
 
 def explain_hydra(error: Exception) -> str:

@@ -64,6 +64,8 @@ def launch(cfg: DictConfig, run_dir: Path, label: str) -> dict[str, Any]:
     status = folder.status()
     if status["state"] != "ok":
         print(f"{label}  {status['state']} in stage {status['stage']}: {status['error']}", file=sys.stderr)
+    elif status.get("tracking"):
+        print(f"{label}  {status['tracking']}", file=sys.stderr)
     return status
 
 

@@ -81,13 +81,16 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
     folder.mkdir(parents=True, exist_ok=True)
     tracker = config.build(config.validate(composed[0]).tracking)
     old = read_json(folder / "sweep.json")
+    points = [{"folder": c.hydra.sweep.subdir, "overrides": _of_the_point(c)} for c in composed]
+    # A resume of some of the points leaves the others in the comparison.
+    points = [p for p in old.get("points", []) if p["folder"] not in {q["folder"] for q in points}] + points
     sweep = {
         "sweep_id": old.get("sweep_id", folder.name),
         "command": shlex.join(["vlm-eval", *sys.argv[1:]]),
         "cwd": os.getcwd(),
         "started": old.get("started", now()),
         "ended": None,
-        "points": [{"folder": c.hydra.sweep.subdir, "overrides": _of_the_point(c)} for c in composed],
+        "points": points,
         "failed": None,
         "mlflow_run_id": old.get("mlflow_run_id"),
     }
@@ -97,8 +100,8 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
     try:
         yield outcome
     finally:
-        for point, cfg in zip(sweep["points"], composed):
-            _track_the_dead(tracker, cfg, RunFolder(folder / point["folder"]))
+        for cfg in composed:
+            _track_the_dead(tracker, cfg, RunFolder(folder / cfg.hydra.sweep.subdir))
         runs = read_runs(folder, sweep)
         write_comparison(folder, runs)
         failed = [r for r in runs if r["state"] != "ok"]

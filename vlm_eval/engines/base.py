@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Protocol, Sequence
+from typing import Any, Callable, Iterator, Optional, Protocol, Sequence
 
 from vlm_eval.config import ModelConfig, QuantConfig
-from vlm_eval.rows import Answer, Latency
-from vlm_eval.tasks.base import SamplingConfig
+from vlm_eval.rows import Answer, Item, Latency
+from vlm_eval.tasks.base import SamplingConfig, Task
 from vlm_eval.tasks.dataset import ImageConfig
 
 
@@ -42,6 +42,9 @@ class Engine(Protocol):
     """
 
     latency_items: int  # how many items are timed alone
+
+    def check(self, task: Task, items: Sequence[Item]) -> Optional[float]:
+        """Before anything starts: BadInput for what cannot work; GiB of memory it would take, None when unknown."""
 
     def start(self) -> dict[str, Any]:
         """Load, and check what was loaded: facts for provenance.json, `found` a line for people.

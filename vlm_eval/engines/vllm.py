@@ -13,8 +13,10 @@ from typing import Any, Dict, Iterator, Optional, Sequence
 
 from vlm_eval import checkpoints, images
 from vlm_eval.devices import find_device
+from vlm_eval.engines import vllm_check
 from vlm_eval.engines.base import Candidate, Request, with_images
-from vlm_eval.rows import Answer, Latency
+from vlm_eval.rows import Answer, Item, Latency
+from vlm_eval.tasks.base import Task
 
 
 @dataclass
@@ -65,12 +67,15 @@ class VllmEngine:
     """One checkpoint in `vllm.LLM`; its `llm_engine` is stepped here, so that answers come out as they finish."""
 
     def __init__(self, config: VllmEngineConfig, candidate: Candidate):
-        self.config, self.model, self.quant = config, candidate.model, candidate.quant
-        self.image, self.seed = candidate.image, candidate.seed
+        self.config, self.candidate = config, candidate
+        self.model, self.quant, self.image = candidate.model, candidate.quant, candidate.image
         self.checkpoint = checkpoints.locate(self.model, self.quant)
         self.latency_items = config.latency_pass.items
         self.llm: Any = None
         self._counter = itertools.count()
+
+    def check(self, task: Task, items: Sequence[Item]) -> Optional[float]:
+        return vllm_check.check(self.config, self.candidate, task, items)
 
     def start(self) -> dict[str, Any]:
         began = time.monotonic()
@@ -92,7 +97,7 @@ class VllmEngine:
             tensor_parallel_size=self.config.tensor_parallel_size,
             enforce_eager=on_cpu if self.config.enforce_eager is None else self.config.enforce_eager,
             limit_mm_per_prompt={"image": 1, "video": 0},
-            seed=self.seed,
+            seed=self.candidate.seed,
             disable_log_stats=False,  # otherwise RequestOutput.metrics is None and there is no time to first token
             enable_prefix_caching=False,  # a repeat must not skip the work that the first answer did
             mm_processor_cache_gb=self.config.image_cache_gib,  # see _enqueue

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Optional
 
@@ -57,7 +60,10 @@ class Mlflow:
             "mlflow.parentRunId": parent,
         }
         run = client.create_run(
-            self._experiment(), run_name=_run_name(folder.path), tags={k: v for k, v in tags.items() if v is not None}
+            self._experiment(),
+            start_time=_millis(status["started"]),
+            run_name=_run_name(folder.path),
+            tags={k: v for k, v in tags.items() if v is not None},
         )
         run_id, at = run.info.run_id, get_current_time_millis()
         client.log_batch(
@@ -70,7 +76,7 @@ class Mlflow:
         client.log_artifacts(run_id, str(folder.path / ".hydra"), "hydra")
         if self.config.screenshots:
             self._log_screenshots(run_id, cfg, folder)
-        client.set_terminated(run_id, "FINISHED" if status["state"] == "ok" else "FAILED")
+        client.set_terminated(run_id, "FINISHED" if status["state"] == "ok" else "FAILED", _millis(status["ended"]))
         return run_id
 
     def end_sweep(self, sweep: dict[str, Any], folder: str) -> None:
@@ -95,8 +101,9 @@ class Mlflow:
 
     def _mlflow(self) -> Any:
         if self._client is None:
-            import logging
-
+            # MLflow's own 7 retries keep a run waiting for minutes when a server is down; the files have it all anyway.
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
             logging.getLogger("mlflow").setLevel(logging.WARNING)  # making a new store is not news
             from mlflow import MlflowClient
 
@@ -117,10 +124,16 @@ class Mlflow:
         return client.create_experiment(self.config.experiment, artifact_location=where)
 
 
+def _millis(iso: str) -> int:
+    return int(datetime.fromisoformat(iso).timestamp() * 1000)
+
+
 def _run_name(run_dir: Path) -> str:
-    """What sets this run apart: its overrides, less those that all runs of the sweep share."""
+    """What sets this run apart: its overrides, less those that all runs of the sweep share. Groups by their option
+    alone (`awq,vqa`), since the page shows only the first letters."""
     points = read_json(run_dir.parent / "sweep.json").get("points", [])
     own = next((p["overrides"] for p in points if p["folder"] == run_dir.name), None)
     if own is None or len(points) < 2:
         return run_dir.name
-    return ",".join(o for o in own if not all(o in p["overrides"] for p in points))
+    apart = sorted(o.partition("=") for o in own if not all(o in p["overrides"] for p in points))
+    return ",".join(value if "." not in key else f"{key}={value}" for key, _, value in apart)

@@ -1,0 +1,71 @@
+"""What can be known to fail before vLLM starts: the checkpoint, the lengths of prompts, the memory. No torch here."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+from vlm_eval import checkpoints, images
+from vlm_eval.devices import find_device
+from vlm_eval.engines.base import Candidate
+from vlm_eval.errors import BadInput
+from vlm_eval.rows import Item
+from vlm_eval.tasks.base import Task
+
+RUNTIME_GIB = 1.5  # python, torch and vLLM themselves, before any weights (0.9 to 1.0 measured on a CPU)
+
+
+def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Optional[float]:
+    """Checkpoint there and what `quant` says, prompts fit, memory plausible; GiB needed, None when unknown."""
+    model, quant = candidate.model, candidate.quant
+    folder = checkpoints.on_disk(checkpoints.locate(model, quant), model.revision)
+    if folder:
+        checkpoints.check_quantisation(folder, quant)
+        _check_lengths(config, task, items, folder)
+    weights = checkpoints.estimate_gib(model, quant, folder)
+    if weights is None:
+        return None
+    kv = checkpoints.kv_bytes_per_token(model, folder)
+    return _check_memory(config, f"model={model.name} quant={quant.name}", weights, kv)
+
+
+def _check_lengths(config, task: Task, items: Sequence[Item], folder: str) -> None:
+    """Words of the prompt, visual tokens and the longest answer, against max_model_len."""
+    tokenizer, limits = checkpoints.tokenizer(folder), checkpoints.image_limits(folder)
+    if tokenizer is None or limits is None:
+        return
+    image, longest, room = task.config.image, task.config.sampling.max_tokens, config.max_model_len
+    low, high = image.min_pixels or limits["min_pixels"], image.max_pixels or limits["max_pixels"]
+    if low > high:
+        raise BadInput(f"task.image.min_pixels={low} is over max_pixels={high}")
+    if task.config.on_bad_item == "record":
+        return  # vLLM refuses such a request by itself, and its reason is kept with the answer
+    for item in items:
+        try:
+            height, width = images.smart_resize(item.height, item.width, limits["factor"], low, high)
+        except BadInput as error:
+            raise BadInput(f"{task.image_path(item)}: {error}") from error
+        visual = height * width // limits["factor"] ** 2
+        text = len(tokenizer.encode(task.prompt_text(item)).ids)
+        if text + visual + longest > room:
+            raise BadInput(
+                f"{item.item_id}: its prompt of {text} text and {visual} visual tokens and an answer of up to "
+                f"{longest} need {text + visual + longest}, engine.max_model_len={room}; raise it, or lower "
+                "task.image.max_pixels or task.sampling.max_tokens"
+            )
+
+
+def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int) -> float:
+    """Weights, the KV cache of one whole context and the runtime, against the device."""
+    device = find_device()
+    kv = kv_bytes_per_token * config.max_model_len / 2**30
+    if device.kind == "cpu":
+        needed, there = weights_gib + max(kv, config.cpu_kv_cache_gib) + RUNTIME_GIB, device.total_gib
+    else:
+        needed = (weights_gib + kv) / config.tensor_parallel_size + RUNTIME_GIB
+        there = device.total_gib * config.gpu_memory_utilization
+    if needed > there:
+        raise BadInput(
+            f"{what}: needs about {needed:.1f} GiB (weights {weights_gib:.1f}, KV cache {kv:.1f}), "
+            f"{device.name} offers {there:.1f}; take a smaller model or quantisation, or lower engine.max_model_len"
+        )
+    return needed
