@@ -6,15 +6,16 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from vlm_eval import config
+from vlm_eval import config as configs
 from vlm_eval.engines.base import Candidate
 from vlm_eval.errors import BadInput
 from vlm_eval.tasks.base import Task
+from vlm_eval.text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,35 @@ def check(cfg: DictConfig) -> Plan:
     resume = cfg.sweep.resume
     if resume and not (Path(resume) / "sweep.json").is_file():
         raise BadInput(f"sweep.resume={resume}: no sweep.json there; give the folder of an earlier sweep")
-    task: Task = config.build(cfg.task)
+    task: Task = configs.build(cfg.task)
     items = task.items()
     usable = [item for item in items if not item.error]
-    candidate = Candidate(*config.model_and_quant(cfg), task.config.image, cfg.run.seed)
-    memory = config.build(cfg.engine, candidate).check(task, usable)
-    judge = config.build(cfg.judge)
+    candidate = Candidate(*configs.model_and_quant(cfg), task.config.image, cfg.run.seed)
+    memory = configs.build(cfg.engine, candidate).check(task, usable)
+    judge = configs.build(cfg.judge)
     judge.check()
     answers = len(usable) * task.config.repeats
     return Plan(len(items), answers, memory, *judge.cost(answers))
+
+
+def dry_run_table(points: Sequence[tuple[Sequence[str], Plan]]) -> str:
+    """What would run: a row a point, and the sums."""
+    rows = [
+        [
+            " ".join(overrides),
+            plan.items,
+            plan.answers,
+            "unknown" if plan.memory_gib is None else f"{plan.memory_gib:.1f}",
+            plan.judge_calls,
+            "unknown" if plan.judge_usd is None and plan.judge_calls else f"{plan.judge_usd or 0:.2f}",
+        ]
+        for overrides, plan in points
+    ]
+    total = (
+        f"{len(points)} points, {sum(p.answers for _, p in points)} answers, "
+        f"{sum(p.judge_calls for _, p in points)} judge calls. Nothing was started (sweep.dry_run)."
+    )
+    return text_table(["overrides", "items", "answers", "memory GiB", "judge calls", "judge USD"], rows) + "\n" + total
 
 
 class PreflightCallback(Callback):
@@ -49,12 +70,9 @@ class PreflightCallback(Callback):
     leaves nothing behind. A sweep is checked by the sweeper, all points before the first."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        from vlm_eval.config import validate
-        from vlm_eval.sweep import dry_run_table
-
         # Hydra turns a callback's exception into a warning, but lets SystemExit pass.
         try:
-            cfg = validate(config)
+            cfg = configs.validate(config)
             plan = check(cfg)
         except BadInput as error:
             print(f"vlm-eval: {error}", file=sys.stderr)

@@ -54,26 +54,6 @@ def check_points(overrides: Sequence[Any], composed: Sequence[DictConfig]) -> li
     return plans
 
 
-def dry_run_table(points: Sequence[tuple[Sequence[str], preflight.Plan]]) -> str:
-    """What would run: a row a point, and the sums."""
-    rows = [
-        [
-            " ".join(overrides),
-            plan.items,
-            plan.answers,
-            "unknown" if plan.memory_gib is None else f"{plan.memory_gib:.1f}",
-            plan.judge_calls,
-            "unknown" if plan.judge_usd is None and plan.judge_calls else f"{plan.judge_usd or 0:.2f}",
-        ]
-        for overrides, plan in points
-    ]
-    total = (
-        f"{len(points)} points, {sum(p.answers for _, p in points)} answers, "
-        f"{sum(p.judge_calls for _, p in points)} judge calls. Nothing was started (sweep.dry_run)."
-    )
-    return text_table(["overrides", "items", "answers", "memory GiB", "judge calls", "judge USD"], rows) + "\n" + total
-
-
 @contextmanager
 def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]:
     """Around the launch of all points: sweep.json before it, comparison.csv, the table and the exit code after it."""

@@ -26,7 +26,7 @@ class VlmEvalSweeper(BasicSweeper):
     """Composes and checks every point, writes sweep.json, launches all points, compares what came of them."""
 
     def sweep(self, arguments: List[str]) -> Any:
-        from vlm_eval import sweep
+        from vlm_eval import preflight, sweep
 
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
@@ -36,7 +36,7 @@ class VlmEvalSweeper(BasicSweeper):
         composed = [loader.load_sweep_config(self.config, list(point)) for point in points]
         plans = sweep.check_points(overrides, composed)
         if composed[0].sweep.dry_run:
-            print(sweep.dry_run_table([(c.hydra.overrides.task, plan) for c, plan in zip(composed, plans)]))
+            print(preflight.dry_run_table([(c.hydra.overrides.task, plan) for c, plan in zip(composed, plans)]))
             sys.exit(0)
         with sweep.running(self.config.hydra.sweep.dir, composed) as outcome:
             self.launcher.launch(points, initial_job_idx=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -104,7 +103,7 @@ class Mlflow:
             # MLflow's own 7 retries keep a run waiting for minutes when a server is down; the files have it all anyway.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-            logging.getLogger("mlflow").setLevel(logging.WARNING)  # making a new store is not news
+            os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # making a new store is not news
             from mlflow import MlflowClient
 
             uri = self.config.uri
