@@ -38,7 +38,14 @@ def _hang() -> None:
     time.sleep(600)
 
 
+def _fork() -> None:
+    """A forked child keeps the pipe to the parent open long after this process is done."""
+    if os.fork() == 0:
+        time.sleep(600)
+
+
 FAULTS = {
+    "fork": _fork,
     "raise": _raise,
     "exit": lambda: sys.exit(0),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -69,7 +76,8 @@ class FaultyEngine:
                 FAULTS[self.mode]()
             _log("answer", self.config.mode, request.item_id, str(request.repeat))
             one_bad = self.mode == "one_bad" and number == self.config.after
-            yield [self._answer(request, "refused by the engine" if one_bad else None)]
+            bad = one_bad or self.mode == "all_bad"
+            yield [self._answer(request, "refused by the engine" if bad else None)]
 
     def time_alone(self, requests: Sequence[Request]) -> Iterator[Latency]:
         for request in requests:

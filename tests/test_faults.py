@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -248,3 +249,73 @@ def test_a_bad_item_is_answered_with_its_error_when_the_task_records_it(vlm_eval
     assert run.summary()["tech/failed_rate"] == pytest.approx(1 / 3)
     [unscored] = {json.dumps(s.unscored) for s in run.read("scores") if s.item_id == "b"}
     assert json.loads(unscored) == {"tech": "no answer"}
+
+
+# ------------------------------------------------------------------------------------------------- folders and resuming
+
+
+def test_a_forked_child_that_holds_the_pipe_does_not_hold_the_sweep(vlm_eval_cli, arguments, tmp_path):
+    began = time.monotonic()
+    ended = vlm_eval_cli(*arguments, "engine.mode=fork")
+    assert ended.code == 0, ended
+    assert time.monotonic() - began < 60  # the child sleeps for 600 s
+    assert not left_behind(tmp_path)
+
+
+def test_a_run_without_a_single_answer_has_failed(vlm_eval_cli, arguments, tmp_path):
+    ended = vlm_eval_cli(*arguments, "engine.mode=all_bad", f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 1
+    status = RunFolder(tmp_path / "run").status()
+    assert status["state"] == "failed" and status["stage"] == "generate"
+    assert "not one of 3 requests was answered" in status["error"] and "refused by the engine" in status["error"]
+
+
+def test_a_folder_of_another_config_is_refused_and_left_as_it_is(vlm_eval_cli, arguments, tmp_path):
+    where = f"hydra.run.dir={tmp_path / 'run'}"
+    assert vlm_eval_cli(*arguments, "run.seed=0", where).code == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
+    composed = (tmp_path / "run" / ".hydra" / "config.yaml").read_bytes()
+    ended = vlm_eval_cli(*arguments, "run.seed=7", where)
+    assert ended.code == 2 and "another config, prompt or data" in ended.err
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()} == before
+    assert (tmp_path / "run" / ".hydra" / "config.yaml").read_bytes() == composed
+    assert vlm_eval_cli(*arguments, "run.seed=0", "run.timeout_s=99", where).code == 0  # how it is run is no input
+
+
+def test_a_resume_with_other_points_is_refused_with_the_sweeps_own_command(vlm_eval_cli, arguments, tmp_path):
+    assert vlm_eval_cli("-m", *arguments, "engine.mode=ok").code == 0
+    folder = sweep_folder(tmp_path)
+    before = (folder / "sweep.json").read_bytes()
+    for alone in ([], ["-m"]):
+        ended = vlm_eval_cli(*alone, *arguments, "run.seed=5", f"sweep.resume={folder}")
+        assert ended.code == 2
+        assert not alone or "is no point of that sweep" in ended.err and "engine.mode=ok" in ended.err
+    assert (folder / "sweep.json").read_bytes() == before
+
+
+def test_two_processes_do_not_write_one_folder(vlm_eval_cli, arguments, tmp_path):
+    run_dir = tmp_path / "run"
+    assert vlm_eval_cli(*arguments, f"hydra.run.dir={run_dir}").code == 0
+    rows_before = (run_dir / "answers.jsonl").read_bytes()
+    (run_dir / "answers.jsonl").unlink()
+    with open(run_dir / "run.log", "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = subprocess.run([sys.executable, "-m", "vlm_eval.run", str(run_dir)], capture_output=True, text=True)
+    assert second.returncode == 3 and "another process" in second.stderr
+    assert not (run_dir / "answers.jsonl").exists() and rows_before
+
+
+def test_a_resume_makes_no_second_mlflow_run(vlm_eval_cli, arguments, monkeypatch, tmp_path):
+    from mlflow import MlflowClient
+
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    tracked = [a for a in arguments if not a.startswith("tracking=")]
+    tracked += ["tracking=mlflow_local", f"tracking.uri={store}", f"tracking.artifacts={tmp_path}/artifacts"]
+    assert vlm_eval_cli("-m", *tracked, "engine.mode=raise").code == 1
+    monkeypatch.setenv("FAULTY_ENGINE_MENDED", "1")
+    assert vlm_eval_cli("-m", *tracked, "engine.mode=raise", f"sweep.resume={sweep_folder(tmp_path)}").code == 0
+    client = MlflowClient(store)
+    runs = client.search_runs([client.get_experiment_by_name("vlm-eval").experiment_id])
+    [child] = [r for r in runs if r.data.tags["vlm_eval.kind"] == "run"]
+    assert len(runs) == 2 and child.info.status == "FINISHED"
+    assert "vlm_eval.error" not in child.data.tags and child.data.metrics["tech/failed_rate"] == 0

@@ -135,6 +135,7 @@ def test_failures_and_lengths():
         "tech/failed_rate": 0.25,
         "tech/failed_rate_n": 4,
         "tech/truncated_rate": 0.0,
+        "tech/truncated_rate_n": 3,
         "tech/length_chars_mean": 4.0,
         "tech/length_chars_mean_n": 3,
     }

@@ -31,23 +31,33 @@ def is_folder(checkpoint: str) -> bool:
     return Path(checkpoint).exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1
 
 
-@functools.cache
-def on_disk(checkpoint: str, revision: Optional[str] = None) -> Optional[str]:
+def on_disk(model: ModelConfig, quant: QuantConfig) -> Optional[str]:
     """The checkpoint's folder on this machine: itself, or its snapshot in the Hugging Face cache; None before download.
 
     BadInput for a path that is not there, and for a name that would have to be fetched while the Hub is switched off.
     """
-    if is_folder(checkpoint):
+    checkpoint = locate(model, quant)
+    if model.path or is_folder(checkpoint):
         read_config(checkpoint)
         return checkpoint
     from huggingface_hub import constants, try_to_load_from_cache
 
-    file = try_to_load_from_cache(checkpoint, "config.json", revision=revision)
+    file = try_to_load_from_cache(checkpoint, "config.json", revision=model.revision)
     if isinstance(file, str):
         return str(Path(file).parent)
     if constants.HF_HUB_OFFLINE:
         raise BadInput(f"{checkpoint}: not in the Hugging Face cache, and HF_HUB_OFFLINE is set; download it first")
     return None
+
+
+def fetch(model: ModelConfig, quant: QuantConfig) -> str:
+    """The checkpoint's folder, downloaded from the Hub if it is not here yet."""
+    folder = on_disk(model, quant)
+    if folder is None:
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(locate(model, quant), revision=model.revision)
+    return folder
 
 
 @functools.cache

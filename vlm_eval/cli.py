@@ -18,14 +18,20 @@ def job(cfg):
 
     from vlm_eval.config import validate
     from vlm_eval.launch import launch
-    from vlm_eval.store import read_json
+    from vlm_eval.store import RunFolder, read_json
 
     hydra = HydraConfig.get()
     run_dir = Path(hydra.runtime.output_dir)
     label = run_dir.name
     if hydra.mode == RunMode.MULTIRUN:
         label = f"[{hydra.job.num + 1}/{len(read_json(run_dir.parent / 'sweep.json')['points'])}] {label}"
-    status = launch(validate(cfg), run_dir, label)
+    try:
+        status = launch(validate(cfg), run_dir, label)
+    except Exception as error:  # before the run's process began; Hydra would drop it
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        RunFolder(run_dir).set_status("failed", "start", reason)
+        status = RunFolder(run_dir).status()
+        print(f"{label}  failed in stage start: {reason}", file=sys.stderr)
     if hydra.mode == RunMode.RUN:
         print(run_dir)
         sys.exit(0 if status["state"] == "ok" else 1)
@@ -47,7 +53,9 @@ def main() -> int:
     from vlm_eval.config import explain_hydra, is_about_config, register_resolvers
 
     register_resolvers()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.path.append(os.getcwd())  # where a class of one's own, named in a YAML of one's own, is looked for
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     # Hydra would print its own exceptions over several lines and exit with 1; this lets them through to us.
     debugging = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"

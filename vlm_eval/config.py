@@ -89,7 +89,8 @@ def _sweep_dir(resume: Optional[str]) -> str:
 
 def hash8(overrides: Any) -> str:
     """Eight hex digits of a run's overrides, whatever their order; how the sweep is run is not part of them."""
-    kept = sorted(o for o in map(str, overrides) if not o.lstrip("+").startswith(("sweep.", "hydra.")))
+    how = ("sweep.", "hydra.", "tracking", "run.timeout_s")
+    kept = sorted(o for o in map(str, overrides) if not o.lstrip("+").startswith(how))
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8]
 
 

@@ -31,6 +31,7 @@ def launch(cfg: DictConfig, run_dir: Path, label: str) -> dict[str, Any]:
         print(f"{label}  done already", file=sys.stderr)
         return folder.status()
     display = Display(label)
+    folder.set_status("running", "start")  # nothing of an earlier attempt stays if this one dies at once
     command = [sys.executable, "-m", "vlm_eval.run", str(folder.path)]
     with open(folder.path / "run.log", "ab") as log:
         process = subprocess.Popen(
@@ -41,8 +42,15 @@ def launch(cfg: DictConfig, run_dir: Path, label: str) -> dict[str, Any]:
             env=_environment(cfg),
             start_new_session=True,  # its own group: a signal reaches its children too, and Ctrl-C only us
         )
-    timer = threading.Timer(cfg.run.timeout_s or 0, _kill, [process, signal.SIGKILL])
-    timed_out, stage = False, "start"
+    timed_out, stage = threading.Event(), "start"
+
+    def run_out() -> None:
+        timed_out.set()
+        _kill(process, signal.SIGKILL)
+
+    timer = threading.Timer(cfg.run.timeout_s or 0, run_out)
+    # When the run ends its whole group does: a child that it forked would hold the pipe open, and us with it.
+    threading.Thread(target=lambda: (process.wait(), _kill(process, signal.SIGKILL)), daemon=True).start()
     try:
         if cfg.run.timeout_s:
             timer.start()
@@ -50,8 +58,7 @@ def launch(cfg: DictConfig, run_dir: Path, label: str) -> dict[str, Any]:
             message = json.loads(line)
             stage = message["stage"]
             display.show(message)
-        code = process.wait()
-        timed_out = bool(cfg.run.timeout_s) and not timer.is_alive() and code == -signal.SIGKILL
+        process.wait()
     except BaseException:  # Ctrl-C or SIGTERM in this process: the run must not outlive it
         _stop(process)
         raise
@@ -60,7 +67,7 @@ def launch(cfg: DictConfig, run_dir: Path, label: str) -> dict[str, Any]:
         display.end()
         _kill(process, signal.SIGKILL)  # what the run started and left behind, in its process group
         if process.poll() is not None:
-            _say_how_it_died(folder, process.returncode, stage, cfg.run.timeout_s if timed_out else None)
+            _say_how_it_died(folder, process.returncode, stage, cfg.run.timeout_s if timed_out.is_set() else None)
     status = folder.status()
     if status["state"] != "ok":
         print(f"{label}  {status['state']} in stage {status['stage']}: {status['error']}", file=sys.stderr)

@@ -22,6 +22,7 @@ class PeakMemory:
     def __init__(self) -> None:
         self.host_peak_gib = 0.0
         self.gpu_peak_gib: Optional[float] = None
+        self.gpu_peak_of: Optional[str] = None  # "processes", or "card" where NVML does not know our processes
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -50,7 +51,12 @@ class PeakMemory:
                 continue
         self.host_peak_gib = max(self.host_peak_gib, resident / 2**30)
         if self._nvml is not None:
-            self.gpu_peak_gib = max(self.gpu_peak_gib or 0.0, _on_gpus(self._nvml, pids) / 2**30)
+            try:
+                held, self.gpu_peak_of = _on_gpus(self._nvml, pids)
+            except self._nvml.NVMLError:  # MIG slices, containers: no figure rather than a wrong one
+                self._nvml = None
+            else:
+                self.gpu_peak_gib = max(self.gpu_peak_gib or 0.0, held / 2**30)
 
 
 def _open_nvml() -> Optional[object]:
@@ -71,7 +77,7 @@ def _open_nvml() -> Optional[object]:
     return pynvml
 
 
-def _on_gpus(nvml, pids: set[int]) -> int:
+def _on_gpus(nvml, pids: set[int]) -> tuple[int, str]:
     """Bytes these processes hold on all GPUs; in a container whose pids NVML does not know, all that is in use on
     the first visible card."""
     held = 0
@@ -81,7 +87,7 @@ def _on_gpus(nvml, pids: set[int]) -> int:
             if process.pid in pids and process.usedGpuMemory:
                 held += process.usedGpuMemory
     if held:
-        return held
+        return held, "processes"
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     handle = nvml.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
-    return nvml.nvmlDeviceGetMemoryInfo(handle).used
+    return nvml.nvmlDeviceGetMemoryInfo(handle).used, "card"

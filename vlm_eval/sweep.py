@@ -45,13 +45,30 @@ def check_points(overrides: Sequence[Any], composed: Sequence[DictConfig]) -> li
     twice = next((f for f in folders if folders.count(f) > 1), None)
     if twice:
         raise BadInput(f"the sweep names the same point twice: {twice}")
+    _check_resume(composed)
     plans = []
     for point in composed:
         try:
-            plans.append(preflight.check(config.validate(point)))
+            run_dir = Path(point.hydra.sweep.dir) / point.hydra.sweep.subdir
+            plans.append(preflight.check(config.validate(point), str(run_dir)))
         except BadInput as error:
             raise BadInput(f"{error} [in {point.hydra.sweep.subdir}]" if len(composed) > 1 else str(error)) from error
     return plans
+
+
+def _check_resume(composed: Sequence[DictConfig]) -> None:
+    """A resume takes the points of that very sweep: other overrides would be another study in its folder."""
+    folder = composed[0].sweep.resume
+    if not folder:
+        return
+    old = read_json(Path(folder) / "sweep.json")
+    there = {point["folder"] for point in old.get("points", [])}
+    foreign = [c.hydra.sweep.subdir for c in composed if c.hydra.sweep.subdir not in there]
+    if there and foreign:
+        raise BadInput(
+            f"sweep.resume={folder}: {foreign[0]} is no point of that sweep; give its own command again and add "
+            f"sweep.resume to it: {old['command']}"
+        )
 
 
 @contextmanager
@@ -66,7 +83,7 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
     points = [p for p in old.get("points", []) if p["folder"] not in {q["folder"] for q in points}] + points
     sweep = {
         "sweep_id": old.get("sweep_id", folder.name),
-        "command": shlex.join(["vlm-eval", *sys.argv[1:]]),
+        "command": old.get("command") or shlex.join(["vlm-eval", *sys.argv[1:]]),
         "cwd": os.getcwd(),
         "started": old.get("started", now()),
         "ended": None,
@@ -81,7 +98,7 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
         yield outcome
     finally:
         for cfg in composed:
-            _track_the_dead(tracker, cfg, RunFolder(folder / cfg.hydra.sweep.subdir))
+            _track_the_untracked(tracker, cfg, RunFolder(folder / cfg.hydra.sweep.subdir))
         runs = read_runs(folder, sweep)
         write_comparison(folder, runs)
         failed = [r for r in runs if r["state"] != "ok"]
@@ -107,13 +124,15 @@ def _try(step: Any, *arguments: Any) -> Any:
         return None
 
 
-def _track_the_dead(tracker: Any, cfg: DictConfig, run: RunFolder) -> None:
-    """A run that failed or was killed did not track itself; its place in the comparison is kept all the same."""
+def _track_the_untracked(tracker: Any, cfg: DictConfig, run: RunFolder) -> None:
+    """A run that failed or was killed did not track itself, nor one that met a tracker that was down."""
     status = run.status()
-    if status and status["state"] in ("failed", "interrupted") and not status.get("mlflow_run_id"):
-        run_id = _try(tracker.log_run, config.validate(cfg), run)
-        if run_id:
-            write_json(run.path / "status.json", {**status, "mlflow_run_id": run_id})
+    untracked = status.get("state") == "ok" and (status.get("tracking") or not status.get("mlflow_run_id"))
+    if untracked or status.get("state") in ("failed", "interrupted"):
+        if _try(tracker.log_run, config.validate(cfg), run):
+            status = run.status()
+            status.pop("tracking", None)
+            write_json(run.path / "status.json", status)
 
 
 def read_runs(folder: Path, sweep: dict[str, Any]) -> list[dict[str, Any]]:
@@ -138,9 +157,10 @@ def read_runs(folder: Path, sweep: dict[str, Any]) -> list[dict[str, Any]]:
 def write_comparison(folder: Path, runs: Sequence[dict[str, Any]]) -> None:
     """comparison.csv: a row a run, ok or not; every column any run has."""
     columns = list(dict.fromkeys(key for run in runs for key in run))
-    first = [c for c in columns if "/" not in c]
+    metrics = {key for run in runs for key in RunFolder(folder / run["run"]).summary()}
+    first = [c for c in columns if c not in metrics]
     with open(folder / "comparison.csv", "w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, first + sorted(c for c in columns if "/" in c), restval="")
+        writer = csv.DictWriter(out, first + sorted(metrics), restval="")
         writer.writeheader()
         writer.writerows(runs)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from vlm_eval.errors import BadInput
 
+TABLES = (".csv", ".jsonl", ".xlsx", ".parquet")
+
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """All rows, a dict each; an empty cell is "". BadInput names the file and what is wrong with it."""
@@ -18,7 +20,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
         ".parquet": lambda: pd.read_parquet(path),
     }
     if path.suffix.lower() not in readers:
-        raise BadInput(f"{path}: a table ends in {', '.join(readers)}")
+        raise BadInput(f"{path}: a table ends in {', '.join(TABLES)}")
     if not path.is_file():
         raise BadInput(f"{path}: no such table")
     try:

@@ -159,3 +159,30 @@ for _ in range(2000):
         assert ours(h, w, 28, low, high) == theirs(h, w, 28, low, high), (h, w, low, high)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_prompt_that_vllm_refuses_is_a_row_with_its_reason(tmp_path):
+    """One screenshot fills the context, another does not: on_bad_item=record keeps the first with vLLM's own words."""
+    from PIL import Image
+
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    Image.new("RGB", (1400, 1400)).save(tmp_path / "data" / "images" / "large.png")
+    Image.new("RGB", (140, 140)).save(tmp_path / "data" / "images" / "small.png")
+    (tmp_path / "data" / "items.csv").write_text("item_id,image\nlarge,large.png\nsmall,small.png\n")
+    run = vlm_eval(
+        tmp_path,
+        f"task.data.root={tmp_path / 'data'}",
+        "task.repeats=1",
+        "task.on_bad_item=record",
+        "task.sampling.max_tokens=16",
+        "engine.max_model_len=330",
+        "tracking=none",
+        folder="run",
+    )
+    assert run.result.returncode == 0, run.result.stderr
+    answers = {a.item_id: a for a in RunFolder(run.folder).read("answers")}
+    assert answers["large"].text is None and "330" in answers["large"].error
+    assert answers["small"].text is not None and answers["small"].error is None
+    latencies = {x.item_id: x for x in RunFolder(run.folder).read("latency")}
+    assert latencies["large"].latency_s is None and latencies["large"].error
+    assert latencies["small"].latency_s > 0

@@ -73,6 +73,7 @@ class VllmEngine:
         self.latency_items = config.latency_pass.items
         self.llm: Any = None
         self._counter = itertools.count()
+        self._processor: Optional[dict[str, int]] = None  # of the checkpoint, once it is here
 
     def check(self, task: Task, items: Sequence[Item]) -> Optional[float]:
         return vllm_check.check(self.config, self.candidate, task, items)
@@ -85,6 +86,8 @@ class VllmEngine:
         from vlm_eval.engines.vllm_loaded import check_loaded, engine_facts
 
         imported = time.monotonic()
+        folder = checkpoints.fetch(self.model, self.quant)
+        self._processor = checkpoints.image_limits(folder)
         on_cpu = current_platform.is_cpu()
         arguments: dict[str, Any] = dict(
             model=self.checkpoint,
@@ -109,14 +112,17 @@ class VllmEngine:
         else:
             arguments["gpu_memory_utilization"] = self.config.gpu_memory_utilization
         limits = self._pixel_limits()
-        if limits and (self.image.min_pixels or self.image.max_pixels):
+        if self.image.min_pixels or self.image.max_pixels:
+            if limits is None:
+                raise RuntimeError(
+                    "task.image.min_pixels, max_pixels: this checkpoint's image processor has no such limits"
+                )
             arguments["mm_processor_kwargs"] = {"size": {"shortest_edge": limits[0], "longest_edge": limits[1]}}
         self.llm = LLM(**{**arguments, **self.config.extra})
         loaded = check_loaded(self.llm, self.quant)
-        folder = checkpoints.on_disk(self.checkpoint, self.model.revision)
         return {
             "checkpoint": self.checkpoint,
-            "checkpoint_sha256": checkpoints.fingerprint(folder) if folder else None,
+            "checkpoint_sha256": checkpoints.fingerprint(folder),
             **engine_facts(self.llm, arguments),
             **loaded,
             "engine_import_s": round(imported - began, 3),
@@ -134,8 +140,10 @@ class VllmEngine:
                 request = waiting.pop()
                 try:
                     running[self._enqueue(request, picture_id=request.image)] = request
-                except ValueError as error:  # vLLM's answer to a prompt it cannot take, e.g. longer than the context
+                except refusals() as error:  # a prompt that vLLM cannot take, e.g. longer than the context
                     refused.append(_failed(request, str(error)))
+            if running and not engine.has_unfinished_requests():
+                raise RuntimeError(f"vLLM lost {len(running)} requests")
             finished = [self._read(running.pop(o.request_id), o) for o in _step(engine) if o.finished]
             if refused or finished:
                 yield refused + finished
@@ -152,17 +160,20 @@ class VllmEngine:
             self.llm = None
 
     def _one(self, request: Request) -> Latency:
+        picture(request.image)  # decoded before the clock starts, for every request alike
         sent = time.monotonic()
         try:
             # An identity that no request had before: this picture is prepared from scratch, whatever went before it.
             self._enqueue(request, picture_id=f"alone {next(self._counter)}")
-        except ValueError as error:
+        except refusals() as error:
             return Latency(request.item_id, None, error=_line(str(error)))
         output = None
         while output is None:
             output = next((o for o in _step(self.llm.llm_engine) if o.finished), None)
         ended = time.monotonic()
         answer = output.outputs[0]
+        if answer.finish_reason not in ("stop", "length"):
+            return Latency(request.item_id, None, error=f"vLLM ended it with {answer.finish_reason}")
         first = output.metrics.first_token_ts if output.metrics else 0.0  # same monotonic clock, same machine
         return Latency(
             item_id=request.item_id,
@@ -189,6 +200,8 @@ class VllmEngine:
 
     def _read(self, request: Request, output: Any) -> Answer:
         answer = output.outputs[0]
+        if answer.finish_reason not in ("stop", "length"):
+            return _failed(request, f"vLLM ended it with {answer.finish_reason}")
         visual = output.prompt_token_ids.count(self._image_token)
         return Answer(
             item_id=request.item_id,
@@ -217,11 +230,6 @@ class VllmEngine:
         height, width = images.smart_resize(height, width, factor, *limits)
         return (width, height) if (height // factor) * (width // factor) == visual_tokens else None
 
-    @functools.cached_property
-    def _processor(self) -> Optional[dict[str, int]]:
-        folder = checkpoints.on_disk(self.checkpoint, self.model.revision)
-        return checkpoints.image_limits(folder) if folder else None
-
     @property
     def _at_once(self) -> int:
         return self.config.max_num_seqs or (64 if find_device().kind == "cuda" else 16)
@@ -243,6 +251,14 @@ def picture(path: str) -> Any:
     from pathlib import Path
 
     return images.load(Path(path))
+
+
+@functools.cache
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it will not take: a ValueError up to 0.24, a family of its own in 0.32."""
+    from vllm import exceptions
+
+    return ValueError, getattr(exceptions, "VLLMClientError", ValueError)
 
 
 def _step(engine: Any) -> list[Any]:

@@ -17,7 +17,7 @@ RUNTIME_GIB = 1.5  # python, torch and vLLM themselves, before any weights (0.9 
 def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Optional[float]:
     """Checkpoint there and what `quant` says, prompts fit, memory plausible; GiB needed, None when unknown."""
     model, quant = candidate.model, candidate.quant
-    folder = checkpoints.on_disk(checkpoints.locate(model, quant), model.revision)
+    folder = checkpoints.on_disk(model, quant)
     if folder:
         checkpoints.check_quantisation(folder, quant)
         _check_lengths(config, task, items, folder)
@@ -59,13 +59,15 @@ def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int
     device = find_device()
     kv = kv_bytes_per_token * config.max_model_len / 2**30
     if device.kind == "cpu":
-        needed, there = weights_gib + max(kv, config.cpu_kv_cache_gib) + RUNTIME_GIB, device.total_gib
+        kv = max(kv, config.cpu_kv_cache_gib)
+        needed, there = weights_gib + kv + RUNTIME_GIB, device.total_gib
     else:
         needed = (weights_gib + kv) / config.tensor_parallel_size + RUNTIME_GIB
         there = device.total_gib * config.gpu_memory_utilization
     if needed > there:
         raise BadInput(
             f"{what}: needs about {needed:.1f} GiB (weights {weights_gib:.1f}, KV cache {kv:.1f}), "
-            f"{device.name} offers {there:.1f}; take a smaller model or quantisation, or lower engine.max_model_len"
+            f"{device.name} offers {there:.1f}; take a smaller model or quantisation, or lower "
+            "engine.max_model_len (on a CPU also engine.cpu_kv_cache_gib)"
         )
     return needed

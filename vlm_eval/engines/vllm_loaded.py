@@ -93,8 +93,11 @@ def engine_facts(llm: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chat_template(llm: Any) -> str:
-    """The template that renders the chat: the tokenizer's, or the one of a processor that has its own."""
-    template = getattr(llm.get_tokenizer(), "chat_template", None)
+    """The template that vLLM renders the chat with: the processor's if it has one, else the tokenizer's."""
+    from vllm.transformers_utils.processor import cached_processor_from_config
+
+    processor = cached_processor_from_config(llm.llm_engine.model_config)
+    template = getattr(processor, "chat_template", None) or getattr(llm.get_tokenizer(), "chat_template", None)
     return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
 

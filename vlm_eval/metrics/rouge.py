@@ -6,6 +6,7 @@ torchmetrics' own normaliser deletes everything but a-z and 0-9, which scores tw
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, Sequence
 
@@ -23,6 +24,7 @@ class RougeConfig:
 
 def normalise(text: str) -> str:
     """Lower case, ё as е, letters and digits of any script kept, all else a space."""
+    text = unicodedata.normalize("NFC", text)  # й and ё written as two code points would fall apart at their mark
     return re.sub(r"[\W_]+", " ", text.lower().replace("ё", "е"))
 
 

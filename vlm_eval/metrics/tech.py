@@ -30,13 +30,11 @@ class Tech:
 
     def summarise(self, data: Answered, scores: Sequence[Score]) -> dict[str, float]:
         answered = [a for a in data.answers if a.text is not None]
-        total = len(data.answers)
         summary: dict[str, float] = {}
-        if total:
-            summary["tech/failed_rate"] = (total - len(answered)) / total
-            summary["tech/failed_rate_n"] = total
+        summary |= named_mean("tech/failed_rate", [(a.cluster, float(a.text is None)) for a in data.answers])
         if answered:
-            summary["tech/truncated_rate"] = sum(a.finish_reason == "length" for a in answered) / len(answered)
+            truncated = [(a.cluster, float(a.finish_reason == "length")) for a in answered]
+            summary |= named_mean("tech/truncated_rate", truncated)
             summary |= named_mean("tech/length_chars_mean", column(scores, data, "length_chars"))
             visual = [(a.cluster, a.visual_tokens) for a in answered if a.visual_tokens is not None]
             summary |= named_mean("tech/visual_tokens_mean", visual)

@@ -10,7 +10,7 @@ from typing import Dict, List, Optional
 from vlm_eval import images
 from vlm_eval.errors import BadInput
 from vlm_eval.rows import Item
-from vlm_eval.tables import read_table
+from vlm_eval.tables import TABLES, read_table
 
 FIELDS = ("item_id", "image", "question", "reference", "facts", "device")
 REQUIRED = ("image",)
@@ -76,8 +76,11 @@ def _layout(root: Path, layouts: Dict[str, LayoutConfig]) -> LayoutConfig:
     if not root.is_dir():
         raise BadInput(f"task.data.root={root}: no such folder")
     for layout in layouts.values():
-        if (root / layout.table).is_file() and (root / layout.images).is_dir():
-            return layout
+        stem = (root / layout.table).with_suffix("")
+        tables = [root / layout.table, *(stem.with_suffix(suffix) for suffix in TABLES)]
+        found = next((table for table in tables if table.is_file()), None)
+        if found and (root / layout.images).is_dir():
+            return replace(layout, table=found.name)
     wanted = "; ".join(f"{name}: {one.table} and {one.images}/" for name, one in layouts.items())
     raise BadInput(f"task.data.root={root}: holds no data set that task/data knows ({wanted})")
 
@@ -89,7 +92,8 @@ def _check_columns(table: Path, layout: LayoutConfig, first: dict, needs_questio
         needed = ours in REQUIRED or (ours == "question" and needs_question)
         # A mapping that names a column promises it; only the bundled layout's optional columns may be absent.
         if theirs not in first and (needed or ours != theirs):
-            raise BadInput(f"{table}: no column {theirs!r} (for {ours}); it has {', '.join(first)}")
+            hint = "; its columns must be separated by commas" if any(";" in name for name in first) else ""
+            raise BadInput(f"{table}: no column {theirs!r} (for {ours}); it has {', '.join(first)}{hint}")
     for ours in REQUIRED + (("question",) if needs_question else ()):
         if ours not in layout.columns:
             raise BadInput(f"{table}: task.data maps no column to {ours}; set columns.{ours}=NAME")

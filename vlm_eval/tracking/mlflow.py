@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from omegaconf import DictConfig
 
-from vlm_eval import config as configs
+from vlm_eval.provenance import inputs
 from vlm_eval.store import RunFolder, read_json
 
 PARAM_LIMIT = 6000  # characters MLflow keeps of a param
@@ -58,17 +58,21 @@ class Mlflow:
             "task": cfg.task.name,
             "mlflow.parentRunId": parent,
         }
-        run = client.create_run(
-            self._experiment(),
-            start_time=_millis(status["started"]),
-            run_name=_run_name(folder.path),
-            tags={k: v for k, v in tags.items() if v is not None},
-        )
-        run_id, at = run.info.run_id, get_current_time_millis()
+        # An earlier attempt at this run goes on in its own MLflow run: no row twice.
+        run_id, at = status.get("mlflow_run_id"), get_current_time_millis()
+        if run_id is None:
+            name, began = _run_name(folder.path), _millis(status["started"])
+            run_id = client.create_run(self._experiment(), start_time=began, run_name=name).info.run_id
+            folder.set_mlflow_run(run_id)
+        for key, value in tags.items():
+            if value is None and key in client.get_run(run_id).data.tags:
+                client.delete_tag(run_id, key)
+            elif value is not None:
+                client.set_tag(run_id, key, value)
         client.log_batch(
             run_id,
             metrics=[Metric(name, float(value), at, 0) for name, value in folder.summary().items()],
-            params=[Param(name, str(value)[:PARAM_LIMIT]) for name, value in configs.flat(cfg).items()],
+            params=[Param(name, str(value)[:PARAM_LIMIT]) for name, value in inputs(cfg).items()],
         )
         for file in sorted(p for p in folder.path.iterdir() if p.is_file() and not p.name.startswith(".")):
             client.log_artifact(run_id, str(file))
@@ -80,9 +84,8 @@ class Mlflow:
 
     def end_sweep(self, sweep: dict[str, Any], folder: str) -> None:
         client, run_id = self._mlflow(), sweep["mlflow_run_id"]
-        for name in ("sweep.json", "comparison.csv", "multirun.yaml"):
-            if (Path(folder) / name).is_file():
-                client.log_artifact(run_id, str(Path(folder) / name))
+        for name in ("sweep.json", "comparison.csv"):
+            client.log_artifact(run_id, str(Path(folder) / name))
         client.log_metric(run_id, "failed_runs", sweep["failed"])
         if sweep["failed"]:
             client.set_tag(run_id, "vlm_eval.failed_runs", str(sweep["failed"]))
