@@ -12,7 +12,7 @@ SHIPPED = REPO / "vlm_eval" / "demo"
 
 
 @pytest.mark.engine  # not for its engine, but for its half minute
-@pytest.mark.needs("chromium")
+@pytest.mark.needs("chromium", "inter", "roboto", "emoji")
 def test_made_again_the_tables_are_the_same_and_the_pictures_of_the_same_size(tmp_path):
     subprocess.run([sys.executable, REPO / "scripts" / "make_demo_screens", "--out", tmp_path], check=True)
     for task in ("screen_annotation", "vqa"):
