@@ -436,3 +436,21 @@ def test_a_schema_names_a_key_that_the_yaml_misspells():
     node = OmegaConf.create({"_target_": "vlm_eval.tasks.vqa.Vqa", "name": "vqa", "system": "vqa.ru.txt", "repeat": 3})
     with pytest.raises(BadInput, match=r"task.repeat: no such key; did you mean repeats\?"):
         config._with_schema(node, "task")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "task.repeats=0",
+        "task.sampling.temperature=-1",
+        "task.sampling.top_p=0",
+        "task.sampling.max_tokens=0",
+        "task.image.min_pixels=-5",
+        "task.image.max_pixels=0",
+    ],
+)
+def test_a_number_out_of_its_range_is_named_with_the_range(vlm_eval_cli, override):
+    ended = vlm_eval_cli(override, "sweep.dry_run=true")
+    assert ended.code == 2
+    assert ended.err.startswith(f"vlm-eval: {override.partition('=')[0]}=") and "at least" in ended.err
+    assert len(ended.err.splitlines()) == 1

@@ -40,8 +40,16 @@ class Task:
     def __init__(self, config: TaskConfig):
         if config.on_bad_item not in ("fail", "record"):
             raise BadInput(f"task.on_bad_item={config.on_bad_item}: it is fail or record")
-        if config.repeats < 1:
-            raise BadInput(f"task.repeats={config.repeats}: at least 1")
+        for key, value, low, high in (
+            ("repeats", config.repeats, 1, None),
+            ("sampling.temperature", config.sampling.temperature, 0, 2),
+            ("sampling.top_p", config.sampling.top_p, 1e-6, 1),
+            ("sampling.max_tokens", config.sampling.max_tokens, 1, None),
+            ("image.min_pixels", config.image.min_pixels, 1, None),
+            ("image.max_pixels", config.image.max_pixels, 1, None),
+        ):
+            if value is not None and (value < low or high is not None and value > high):
+                raise BadInput(f"task.{key}={value}: at least {low}" + (f", at most {high}" if high else ""))
         self.config = config
         file = paths.prompt(config.system)
         if not file.is_file():
