@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from mlflow import MlflowClient
 
 from tests.engine.conftest import vlm_eval
 from vlm_eval import config
+from vlm_eval.store import RunFolder
 from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig
 
 pytestmark = pytest.mark.engine
@@ -93,9 +95,11 @@ def server(tmp_path):
         process.wait()
 
 
-def test_a_server_gets_the_same_over_http(demo_sweep, server):
+def test_a_server_gets_the_same_over_http(demo_sweep, server, tmp_path):
     tracker = Mlflow(MlflowConfig(uri=server, artifacts=None))
-    folder = demo_sweep.runs[0]
+    # A copy: it has the id of its run in the local store, which this server does not know.
+    folder = RunFolder(shutil.copytree(demo_sweep.runs[0].path, tmp_path / "run"))
+    assert folder.status()["mlflow_run_id"]
     run_id = tracker.log_run(config.load(folder.path), folder)
     client = MlflowClient(server)
     check_child(client, client.get_run(run_id), folder)

@@ -59,7 +59,7 @@ class Mlflow:
             "mlflow.parentRunId": parent,
         }
         # An earlier attempt at this run goes on in its own MLflow run: no row twice.
-        run_id, at = status.get("mlflow_run_id"), get_current_time_millis()
+        run_id, at = self._if_here(status.get("mlflow_run_id")), get_current_time_millis()
         if run_id is None:
             name, began = _run_name(folder.path), _millis(status["started"])
             run_id = client.create_run(self._experiment(), start_time=began, run_name=name).info.run_id
@@ -95,6 +95,17 @@ class Mlflow:
         if self.config.uri.startswith("sqlite"):
             return "Compare in MLflow: scripts/mlflow, then http://127.0.0.1:5000"
         return f"Compare in MLflow: {self.config.uri}"
+
+    def _if_here(self, run_id: Optional[str]) -> Optional[str]:
+        """The id, if this store has such a run: an earlier attempt may have gone to another store."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return run_id and self._mlflow().get_run(run_id).info.run_id
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
 
     def _log_screenshots(self, run_id: str, cfg: DictConfig, folder: RunFolder) -> None:
         root = Path(folder.provenance().get("data_root", cfg.task.data.root))
