@@ -151,7 +151,9 @@ def left_behind(tmp_path) -> list[psutil.Process]:
 def test_a_signal_ends_the_sweep_and_all_it_started(vlm_eval_cli, arguments, tmp_path, number, code):
     command = [VLM_EVAL, "-m", *arguments, "engine.mode=hang,ok"]
     with open(tmp_path / "said", "w") as said:
-        sweep = subprocess.Popen(command, cwd=tmp_path / "cwd", stdout=said, stderr=said)
+        # A shell that started the tests in the background has SIGINT ignored, and that is inherited.
+        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        sweep = subprocess.Popen(command, cwd=tmp_path / "cwd", stdout=said, stderr=said, preexec_fn=heard)
     try:
         hanging = wait_for(lambda: runs(sweep_folder(tmp_path))["hang"])
         wait_for(
