@@ -10,7 +10,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, Sequence
 
-from vlm_eval.metrics.base import Answered, Key, column
+from vlm_eval.metrics.base import Answered, Key, PlainMetric, column
 from vlm_eval.rows import Score
 from vlm_eval.statistics.intervals import named_mean
 
@@ -28,7 +28,7 @@ def normalise(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text.lower().replace("ё", "е"))
 
 
-class Rouge:
+class Rouge(PlainMetric):
     """Against the item's reference; an answer without text or an item without reference is not scored."""
 
     def __init__(self, config: RougeConfig):

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Sequence
 
-from vlm_eval.metrics.base import Answered, Key, column
+from vlm_eval.metrics.base import Answered, Key, PlainMetric, column
 from vlm_eval.rows import Score
 from vlm_eval.statistics.intervals import named_mean
 
@@ -16,7 +16,7 @@ class TechConfig:
     _target_: str = "???"
 
 
-class Tech:
+class Tech(PlainMetric):
     """Latency comes only from the latency pass (one request at a time); throughput from the batch."""
 
     def __init__(self, config: TechConfig):

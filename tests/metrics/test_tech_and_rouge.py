@@ -9,36 +9,11 @@ import pytest
 from vlm_eval.metrics.base import Answered
 from vlm_eval.metrics.rouge import Rouge, RougeConfig, normalise
 from vlm_eval.metrics.tech import Tech, TechConfig
-from vlm_eval.rows import Answer, Item, Latency, Score
+from vlm_eval.rows import Answer, Item, Latency
+
+from .data import answered, summarised
 
 REQUEST = "Здравствуйте! Оплата 20 588 ₽ не прошла: ошибка E-1047, пишет «попробуйте ещё раз»."
-
-
-def answered(answers=(), references=(), latencies=(), engine=None):
-    """One item an answer; an answer is a text, or None where the engine failed."""
-    items = {}
-    for number in range(len(answers)):
-        reference = references[number] if number < len(references) else None
-        items[f"i{number}"] = Item(f"i{number}", f"{number}.png", f"images/{number}.png", reference=reference)
-    rows = [
-        Answer(
-            f"i{n}",
-            0,
-            f"{n}.png",
-            text,
-            "stop" if text is not None else None,
-            error=None if text is not None else "died",
-        )
-        for n, text in enumerate(answers)
-    ]
-    return Answered(items, rows, list(latencies), engine or {})
-
-
-def summarised(metric, data):
-    scores = []
-    for (item, repeat), found in metric.score(data).items():
-        scores.append(Score(item, repeat, {}, {"m": found}) if isinstance(found, str) else Score(item, repeat, found))
-    return metric.summarise(data, scores)
 
 
 # ---------------------------------------------------------------------------------------------------------------- ROUGE
