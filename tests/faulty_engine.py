@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Iterator, Optional, Sequence
 
-from vlm_eval.engines.base import Candidate, Request
+from vlm_eval.engines.base import Candidate, Engine, Request, first_of_each
 from vlm_eval.rows import Answer, Latency
 
 
@@ -55,14 +55,16 @@ FAULTS = {
 }
 
 
-class FaultyEngine:
+class FaultyEngine(Engine):
     def __init__(self, config: FaultyEngineConfig, candidate: Candidate):
         self.config = config
         self.mode = "ok" if os.environ.get("FAULTY_ENGINE_MENDED") else config.mode
-        self.latency_items = config.latency_items
 
     def check(self, task: Any, items: Any) -> Optional[float]:
         return None
+
+    def alone(self, requests: Sequence[Request]) -> list[Request]:
+        return first_of_each(requests)[: self.config.latency_items]
 
     def start(self) -> dict[str, Any]:
         _log("start", self.config.mode)
@@ -79,9 +81,9 @@ class FaultyEngine:
             bad = one_bad or self.mode == "all_bad"
             yield [self._answer(request, "refused by the engine" if bad else None)]
 
-    def time_alone(self, requests: Sequence[Request]) -> Iterator[Latency]:
+    def time_alone(self, requests: Sequence[Request]) -> Iterator[list[Latency]]:
         for request in requests:
-            yield Latency(request.item_id, 0.5, 0.1, output_tokens=5, chars=10)
+            yield [Latency(request.item_id, 0.5, 0.1, output_tokens=5, chars=10)]
 
     def stop(self) -> None:
         _log("stop", self.config.mode)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import re
 import secrets
 import traceback
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vlm_eval import paths
 from vlm_eval.errors import BadInput
+
+# Keys that say how something is run, not what comes out.
+HOW_IT_IS_RUN = ("sweep.", "hydra.", "tracking", "run.timeout_s", "engine.tracking_uri")
 
 
 @dataclass
@@ -44,7 +48,7 @@ class QuantConfig:
 
     name: str = "???"
     method: Optional[str] = None
-    bits: int = 16
+    bits: Optional[int] = 16
 
 
 @dataclass
@@ -81,16 +85,41 @@ def register_resolvers() -> None:
     add("demo", paths.demo)
     add("sweep_dir", _sweep_dir, use_cache=True)  # cached: the same random digits for every run of this sweep
     add("hash8", hash8)
+    add("recorded", _recorded)
+    add("data_root", _data_root)
+    add("folder_name", _folder_name)
 
 
 def _sweep_dir(resume: Optional[str]) -> str:
     return resume or f"multirun/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
 
 
+def _recorded(what: str, engine: DictConfig) -> str:
+    """`model` or `quant` of the answers that engine=replay replays. What is wrong with them, the pre-flight says."""
+    from vlm_eval.engines import replay
+
+    try:
+        model, quant = replay.identity(replay.ReplayEngineConfig(**OmegaConf.to_container(engine, resolve=True)))
+    except (BadInput, TypeError, AttributeError, OmegaConfBaseException):
+        return "recorded"
+    return {"model": model, "quant": quant}[what]
+
+
+def _data_root(replayed: Optional[str], tracking_uri: Optional[str], layouts: DictConfig, default: str) -> str:
+    """Where the data of replayed answers are, if the answers tell: the recorded run's, or beside the table."""
+    from vlm_eval.engines import replay
+
+    return (replayed and replay.data_root(replayed, tracking_uri, layouts)) or default
+
+
+def _folder_name(choice: str, name: Optional[str]) -> str:
+    """A group's option as part of a folder's name; of recorded answers, who gave them."""
+    return re.sub(r"[^\w.+-]+", "_", str(name)) if choice == "recorded" and name else choice
+
+
 def hash8(overrides: Any) -> str:
     """Eight hex digits of a run's overrides, whatever their order; how the sweep is run is not part of them."""
-    how = ("sweep.", "hydra.", "tracking", "run.timeout_s")
-    kept = sorted(o for o in map(str, overrides) if not o.lstrip("+").startswith(how))
+    kept = sorted(o for o in map(str, overrides) if not o.lstrip("+").startswith(HOW_IT_IS_RUN))
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8]
 
 
@@ -107,7 +136,8 @@ def validate(cfg: DictConfig) -> DictConfig:
         missing = OmegaConf.missing_keys(cfg)
         if missing:
             raise BadInput(f"{sorted(missing)[0]}: no value given; set it, e.g. {sorted(missing)[0]}=...")
-        OmegaConf.to_container(cfg, resolve=True)  # a broken interpolation shows here, not in the run
+        # A broken interpolation shows here, not in the run; and a component built from its part needs no other.
+        OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
         raise BadInput(explain(error)) from error
     return cfg

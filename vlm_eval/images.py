@@ -14,7 +14,6 @@ from vlm_eval.errors import BadInput
 Image.MAX_IMAGE_PIXELS = None  # our own limit is lower, and can be raised
 
 
-@functools.cache
 def check(path: Path, pixel_limit: int) -> dict[str, object]:
     """Size in pixels and sha256 of a screenshot that decodes whole; BadInput says which does not, and why.
 
@@ -22,6 +21,12 @@ def check(path: Path, pixel_limit: int) -> dict[str, object]:
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such image")
+    now = path.stat()
+    return _check(path, pixel_limit, (now.st_mtime_ns, now.st_size))
+
+
+@functools.cache  # every point of a sweep asks again
+def _check(path: Path, pixel_limit: int, version: tuple[int, int]) -> dict[str, object]:
     try:
         with Image.open(path) as image:
             width, height = image.size

@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from vlm_eval import config as configs
-from vlm_eval.engines.base import Candidate
+from vlm_eval.engines.base import engine_of
 from vlm_eval.errors import BadInput
 from vlm_eval.provenance import inputs_hash
 from vlm_eval.store import RunFolder
@@ -29,27 +29,36 @@ class Plan:
     memory_gib: Optional[float]  # None: cannot be known before the checkpoint is here
     judge_calls: int
     judge_usd: Optional[float]
+    not_scored: tuple[str, ...] = ()  # what metrics cannot be had here, a sentence each
 
 
 def check(cfg: DictConfig, run_dir: Optional[str] = None) -> Plan:
-    """Data there and images whole, the folder free or of this very run; then what engine and judge have to say of
-    their own chances."""
+    """Data there and images whole, the folder free or of this very run; then what engine, metrics and judge have to
+    say of their own chances."""
     resume = cfg.sweep.resume
     if resume and not (Path(resume) / "sweep.json").is_file():
         raise BadInput(f"sweep.resume={resume}: no sweep.json there; give the folder of an earlier sweep")
     task: Task = configs.build(cfg.task)
     items = task.items()
+    engine = engine_of(cfg, task)
     if run_dir:
         made_from = RunFolder(run_dir).provenance().get("inputs_sha256")
-        if made_from not in (None, inputs_hash(cfg, task, items)):
+        if made_from not in (None, inputs_hash(cfg, task, engine, items)):
             raise BadInput(f"{run_dir}: holds a run of another config, prompt or data; take another folder")
     usable = [item for item in items if not item.error]
-    candidate = Candidate(*configs.model_and_quant(cfg), task.config.image, cfg.run.seed)
-    memory = configs.build(cfg.engine, candidate).check(task, usable)
+    memory = engine.check(task, usable)
     judge = configs.build(cfg.judge)
     judge.check()
-    answers = len(usable) * task.config.repeats
-    return Plan(len(items), answers, memory, *judge.cost(answers))
+    answers = len(usable) * len(engine.repeats(task.config.repeats))
+    found = {name: configs.build(cfg.metrics[name]).check() for name in cfg.metrics}
+    not_scored = tuple(f"{name} will not be scored: {why}" for name, why in found.items() if why)
+    return Plan(len(items), answers, memory, *judge.cost(answers), not_scored)
+
+
+def warn(plans: Sequence[Plan]) -> None:
+    """Say once what no point will have, where the run goes on without it."""
+    for sentence in dict.fromkeys(s for plan in plans for s in plan.not_scored):
+        print(f"vlm-eval: {sentence}", file=sys.stderr)
 
 
 def dry_run_table(points: Sequence[tuple[Sequence[str], Plan]]) -> str:
@@ -89,6 +98,7 @@ class PreflightCallback(Callback):
         except Exception:
             traceback.print_exc()
             sys.exit(1)
+        warn([plan])
         if cfg.sweep.dry_run:
             print(dry_run_table([(config.hydra.overrides.task, plan)]))
             sys.exit(0)

@@ -16,6 +16,7 @@ import vlm_eval
 from vlm_eval import config as configs
 from vlm_eval import paths
 from vlm_eval.devices import find_device
+from vlm_eval.engines.base import Engine
 from vlm_eval.rows import Item
 from vlm_eval.tasks.base import Task
 
@@ -33,17 +34,14 @@ def environment_facts() -> dict[str, Any]:
     }
 
 
-NOT_INPUTS = ("sweep", "tracking", "run.timeout_s")  # how it is run, not what comes out
-
-
 def inputs(cfg: DictConfig) -> dict[str, Any]:
     """The flat config without what only says how it is run."""
-    return {k: v for k, v in configs.flat(cfg).items() if not k.startswith(NOT_INPUTS)}
+    return {k: v for k, v in configs.flat(cfg).items() if not k.startswith(configs.HOW_IT_IS_RUN)}
 
 
-def inputs_hash(cfg: DictConfig, task: Task, items: Sequence[Item]) -> str:
-    """sha256 of all that a run's rows follow from: config, prompt, items and the bytes of their images."""
-    made_of = [inputs(cfg), task.facts(), [dataclasses.asdict(item) for item in items]]
+def inputs_hash(cfg: DictConfig, task: Task, engine: Engine, items: Sequence[Item]) -> str:
+    """sha256 of all that a run's rows follow from: config, prompt, items, the bytes of their images and of tables."""
+    made_of = [inputs(cfg), task.facts(), dict(engine.inputs()), [dataclasses.asdict(item) for item in items]]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()
 
 

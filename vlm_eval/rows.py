@@ -41,6 +41,13 @@ class Answer:
     resized: Optional[tuple[int, int]] = None  # width, height in pixels as the vision tower saw them
 
 
+def failed_if_empty(answer: Answer) -> Answer:
+    """An answer of no letters is a failed one: scored as text it would count as a bad answer, or a short one."""
+    if answer.text is None or answer.text.strip():
+        return answer
+    return dataclasses.replace(answer, text=None, error="the answer is empty")
+
+
 @dataclass(frozen=True)
 class Latency:
     """One answer timed alone: seconds from sending to the last and to the first token."""
@@ -51,6 +58,7 @@ class Latency:
     output_tokens: Optional[int] = None
     chars: Optional[int] = None
     error: Optional[str] = None
+    repeat: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import importlib
 import os
+import re
 import shlex
 import sys
 from contextlib import contextmanager
@@ -11,29 +12,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vlm_eval import config, preflight
+from vlm_eval.comparison import closing_table, not_comparable, read_runs, write_comparison
 from vlm_eval.errors import BadInput
 from vlm_eval.store import RunFolder, now, read_json, write_json
-from vlm_eval.text_table import text_table
-
-HEADLINES = {  # columns of the closing table: (summary's name, heading, format)
-    "judge/match_ratio": ("match ratio", "{:.3f}"),
-    "rouge/rouge1_f_mean": ("ROUGE-1", "{:.3f}"),
-    "rouge/rougeL_f_mean": ("ROUGE-L", "{:.3f}"),
-    "tech/latency_s_p50": ("latency p50 s", "{:.3f}"),
-    "tech/output_tokens_per_s": ("tokens/s", "{:.0f}"),
-    "tech/weights_gib": ("weights GiB", "{:.3g}"),
-    "tech/host_peak_gib": ("RAM peak GiB", "{:.2f}"),
-    "tech/gpu_peak_gib": ("GPU peak GiB", "{:.2f}"),
-    "tech/failed_rate": ("failed", "{:.0%}"),
-}
 
 
 @dataclass
 class Outcome:
     exit_code: int = 0
+
+
+def expand(point: Sequence[str], composed: DictConfig) -> list[list[str]]:
+    """The point itself, or with engine.candidate=all one for each candidate that the engine's module knows of."""
+    if OmegaConf.select(composed, "engine.candidate", throw_on_missing=False) != "all":
+        return [list(point)]
+    cfg = config.validate(composed)
+    module = importlib.import_module(cfg.engine._target_.rpartition(".")[0])
+    rest = [o for o in point if o.lstrip("+").partition("=")[0] != "engine.candidate"]
+    names = module.candidates(OmegaConf.to_object(cfg.engine), cfg.task.name)
+    return [[*rest, f"engine.candidate={_quoted(name)}"] for name in names]
+
+
+def _quoted(name: str) -> str:
+    """A name as Hydra's override grammar takes any text: backslashes count only before a quote."""
+    if re.fullmatch(r"[\w.-]+", name):
+        return name
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and "\\'"), name) + "'"
 
 
 def check_points(overrides: Sequence[Any], composed: Sequence[DictConfig]) -> list[preflight.Plan]:
@@ -101,8 +108,8 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
             _track_the_untracked(tracker, cfg, RunFolder(folder / cfg.hydra.sweep.subdir))
         runs = read_runs(folder, sweep)
         write_comparison(folder, runs)
-        failed = [r for r in runs if r["state"] != "ok"]
-        sweep |= {"ended": now(), "failed": len(failed)}
+        failed = [r for r in runs if r.state != "ok"]
+        sweep |= {"ended": now(), "failed": len(failed), "not_comparable": not_comparable(runs)}
         write_json(folder / "sweep.json", sweep)
         if sweep["mlflow_run_id"]:
             _try(tracker.end_sweep, sweep, str(folder))
@@ -133,49 +140,3 @@ def _track_the_untracked(tracker: Any, cfg: DictConfig, run: RunFolder) -> None:
             status = run.status()
             status.pop("tracking", None)
             write_json(run.path / "status.json", status)
-
-
-def read_runs(folder: Path, sweep: dict[str, Any]) -> list[dict[str, Any]]:
-    """A dict a run: folder, overrides, state, error, then the summary. A run that never started is "missing"."""
-    runs = []
-    for point in sweep["points"]:
-        run = RunFolder(folder / point["folder"])
-        status = run.status()
-        overrides = {k.lstrip("+"): v for k, _, v in (o.partition("=") for o in point["overrides"])}
-        runs.append(
-            {
-                "run": point["folder"],
-                **overrides,
-                "state": status.get("state", "missing"),
-                "error": status.get("error") or status.get("tracking"),
-                **run.summary(),
-            }
-        )
-    return runs
-
-
-def write_comparison(folder: Path, runs: Sequence[dict[str, Any]]) -> None:
-    """comparison.csv: a row a run, ok or not; every column any run has."""
-    columns = list(dict.fromkeys(key for run in runs for key in run))
-    metrics = {key for run in runs for key in RunFolder(folder / run["run"]).summary()}
-    first = [c for c in columns if c not in metrics]
-    with open(folder / "comparison.csv", "w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, first + sorted(metrics), restval="")
-        writer.writeheader()
-        writer.writerows(runs)
-
-
-def closing_table(folder: Path, runs: Sequence[dict[str, Any]], how_to_open: str) -> str:
-    """What a person sees at the end: a row a run, ok or why not, the headline numbers, and where to look."""
-    shown = {k: v for k, v in HEADLINES.items() if any(k in run for run in runs)}
-    rows = [
-        [r["run"], r["state"], *(form.format(r[k]) if k in r else "" for k, (_, form) in shown.items())] for r in runs
-    ]
-    lines = [text_table(["run", "state", *(head for head, _ in shown.values())], rows)]
-    lines += [f"{r['run']}: {r['error']}" for r in runs if r["error"]]
-    failed = sum(r["state"] != "ok" for r in runs)
-    lines.append(f"Results: {folder}/comparison.csv, one folder a run beside it.")
-    if how_to_open:
-        lines.append(how_to_open)
-    lines.append(f"{len(runs) - failed} of {len(runs)} runs ok" + (f", {failed} failed" if failed else ""))
-    return "\n".join(lines)

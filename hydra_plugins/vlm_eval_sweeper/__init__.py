@@ -33,8 +33,12 @@ class VlmEvalSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         # One batch: Hydra raises after a batch with a failed job, and later batches would never start.
         [points] = self.split_arguments(overrides, max_batch_size=None)
+        points = [
+            one for point in points for one in sweep.expand(point, loader.load_sweep_config(self.config, list(point)))
+        ]
         composed = [loader.load_sweep_config(self.config, list(point)) for point in points]
         plans = sweep.check_points(overrides, composed)
+        preflight.warn(plans)
         if composed[0].sweep.dry_run:
             print(preflight.dry_run_table([(c.hydra.overrides.task, plan) for c, plan in zip(composed, plans)]))
             sys.exit(0)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Optional, Protocol, Sequence
+from typing import Any, Callable, Iterator, Mapping, Optional, Protocol, Sequence
 
+from omegaconf import DictConfig
+
+from vlm_eval import config
 from vlm_eval.config import ModelConfig, QuantConfig
 from vlm_eval.rows import Answer, Item, Latency
 from vlm_eval.tasks.base import SamplingConfig, Task
@@ -23,6 +26,7 @@ class Request:
     messages: Sequence[dict[str, Any]]
     sampling: SamplingConfig
     seed: int
+    question: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,21 @@ class Candidate:
 class Engine(Protocol):
     """Built from its config and the candidate (cheaply: nothing is loaded before start()).
 
-    A module may also have `environment(config) -> dict`: variables that must stand before the run's process starts.
+    A module may also have `environment(config) -> dict`: variables that must stand before the run's process starts;
+    and `candidates(config, task) -> list[str]`: what `engine.candidate=all` stands for in a sweep.
     """
 
-    latency_items: int  # how many items are timed alone
+    def inputs(self) -> Mapping[str, str]:
+        """Hashes of the files that the answers follow from, where the config does not tell their content."""
+        return {}
+
+    def repeats(self, asked: int) -> Sequence[int]:
+        """Which repeats of every item there will be; `asked` is task.repeats."""
+        return range(asked)
+
+    def alone(self, requests: Sequence[Request]) -> Sequence[Request]:
+        """Those of the requests that are timed alone."""
+        return ()
 
     def check(self, task: Task, items: Sequence[Item]) -> Optional[float]:
         """Before anything starts: BadInput for what cannot work; GiB of memory it would take, None when unknown."""
@@ -49,21 +64,34 @@ class Engine(Protocol):
     def start(self) -> dict[str, Any]:
         """Load, and check what was loaded: facts for provenance.json, `found` a line for people.
 
-        Raises with the numbers if what was loaded is not what `quant` says."""
+        Raises with the numbers if what was loaded is not what `quant` says. What it says of wall time and peaks
+        (None: not known) wins over what this process measures: a replay's own are not the model's."""
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
         """All requests as one batch; yields answers when their requests finish, in that order."""
 
-    def time_alone(self, requests: Sequence[Request]) -> Iterator[Latency]:
-        """The same requests one at a time, after a warm-up."""
+    def time_alone(self, requests: Sequence[Request]) -> Iterator[list[Latency]]:
+        """The requests chosen by alone(), one at a time, after a warm-up."""
+        return iter(())
 
     def stop(self) -> None:
         """Give all memory back."""
 
 
+def engine_of(cfg: DictConfig, task: Task) -> Engine:
+    """The engine that a run's config names, not started."""
+    candidate = Candidate(*config.model_and_quant(cfg), task.config.image, cfg.run.seed)
+    return config.build(cfg.engine, candidate)
+
+
 def seed_of(base: int, item_id: str, repeat: int) -> int:
     """A request's own seed, from the base seed, the item and the repeat: the same on every machine."""
     return int.from_bytes(hashlib.sha256(f"{base}:{item_id}:{repeat}".encode()).digest()[:4], "big") >> 1
+
+
+def first_of_each(requests: Sequence[Request]) -> list[Request]:
+    """One request an item, its first."""
+    return list({r.item_id: r for r in reversed(requests)}.values())[::-1]
 
 
 def with_images(messages: Sequence[dict[str, Any]], encode: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:

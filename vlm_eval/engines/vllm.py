@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, Optional, Sequence
 from vlm_eval import checkpoints, images
 from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm_check
-from vlm_eval.engines.base import Candidate, Request, with_images
+from vlm_eval.engines.base import Candidate, Engine, Request, first_of_each, with_images
 from vlm_eval.rows import Answer, Item, Latency
 from vlm_eval.tasks.base import Task
 
@@ -63,20 +63,22 @@ def environment(config: VllmEngineConfig) -> dict[str, str]:
     }
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """One checkpoint in `vllm.LLM`; its `llm_engine` is stepped here, so that answers come out as they finish."""
 
     def __init__(self, config: VllmEngineConfig, candidate: Candidate):
         self.config, self.candidate = config, candidate
         self.model, self.quant, self.image = candidate.model, candidate.quant, candidate.image
         self.checkpoint = checkpoints.locate(self.model, self.quant)
-        self.latency_items = config.latency_pass.items
         self.llm: Any = None
         self._counter = itertools.count()
         self._processor: Optional[dict[str, int]] = None  # of the checkpoint, once it is here
 
     def check(self, task: Task, items: Sequence[Item]) -> Optional[float]:
         return vllm_check.check(self.config, self.candidate, task, items)
+
+    def alone(self, requests: Sequence[Request]) -> list[Request]:
+        return first_of_each(requests)[: self.config.latency_pass.items]
 
     def start(self) -> dict[str, Any]:
         began = time.monotonic()
@@ -148,11 +150,11 @@ class VllmEngine:
             if refused or finished:
                 yield refused + finished
 
-    def time_alone(self, requests: Sequence[Request]) -> Iterator[Latency]:
+    def time_alone(self, requests: Sequence[Request]) -> Iterator[list[Latency]]:
         for request in requests[: self.config.latency_pass.warmup]:
             self._one(request)
         for request in requests:
-            yield self._one(request)
+            yield [self._one(request)]
 
     def stop(self) -> None:
         if self.llm is not None:
@@ -166,14 +168,16 @@ class VllmEngine:
             # An identity that no request had before: this picture is prepared from scratch, whatever went before it.
             self._enqueue(request, picture_id=f"alone {next(self._counter)}")
         except refusals() as error:
-            return Latency(request.item_id, None, error=_line(str(error)))
+            return Latency(request.item_id, None, error=_line(str(error)), repeat=request.repeat)
         output = None
         while output is None:
             output = next((o for o in _step(self.llm.llm_engine) if o.finished), None)
         ended = time.monotonic()
         answer = output.outputs[0]
         if answer.finish_reason not in ("stop", "length"):
-            return Latency(request.item_id, None, error=f"vLLM ended it with {answer.finish_reason}")
+            return Latency(
+                request.item_id, None, error=f"vLLM ended it with {answer.finish_reason}", repeat=request.repeat
+            )
         first = output.metrics.first_token_ts if output.metrics else 0.0  # same monotonic clock, same machine
         return Latency(
             item_id=request.item_id,
@@ -181,6 +185,7 @@ class VllmEngine:
             ttft_s=first - sent if first else None,
             output_tokens=len(answer.token_ids),
             chars=len(answer.text),
+            repeat=request.repeat,
         )
 
     def _enqueue(self, request: Request, picture_id: str) -> str:

@@ -14,6 +14,7 @@ from vlm_eval.provenance import inputs
 from vlm_eval.store import RunFolder, read_json
 
 PARAM_LIMIT = 6000  # characters MLflow keeps of a param
+TAG_LIMIT = 8000  # and of a tag
 
 
 @dataclass
@@ -56,8 +57,11 @@ class Mlflow:
             "model": cfg.model.name,
             "quant": cfg.quant.name,
             "task": cfg.task.name,
+            "engine": cfg.engine._target_.split(".")[-2],
             "mlflow.parentRunId": parent,
         }
+        made_by = folder.provenance().get("metrics", {})
+        tags |= {f"vlm_eval.{m}.{k}": v for m, facts in made_by.items() for k, v in facts.items()}
         # An earlier attempt at this run goes on in its own MLflow run: no row twice.
         run_id, at = self._if_here(status.get("mlflow_run_id")), get_current_time_millis()
         if run_id is None:
@@ -89,6 +93,8 @@ class Mlflow:
         client.log_metric(run_id, "failed_runs", sweep["failed"])
         if sweep["failed"]:
             client.set_tag(run_id, "vlm_eval.failed_runs", str(sweep["failed"]))
+        if sweep.get("not_comparable"):
+            client.set_tag(run_id, "vlm_eval.not_comparable", "; ".join(sweep["not_comparable"])[:TAG_LIMIT])
         client.set_terminated(run_id, "FINISHED")
 
     def how_to_open(self) -> str:
@@ -114,18 +120,7 @@ class Mlflow:
 
     def _mlflow(self) -> Any:
         if self._client is None:
-            # MLflow's own 7 retries keep a run waiting for minutes when a server is down; the files have it all anyway.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-            os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # making a new store is not news
-            from mlflow import MlflowClient
-
-            uri = self.config.uri
-            if uri.startswith("sqlite:///"):
-                file = Path(uri.removeprefix("sqlite:///")).resolve()
-                file.parent.mkdir(parents=True, exist_ok=True)
-                uri = f"sqlite:///{file}"
-            self._client = MlflowClient(tracking_uri=uri)
+            self._client = client_of(self.config.uri)
         return self._client
 
     def _experiment(self) -> str:
@@ -135,6 +130,21 @@ class Mlflow:
             return known.experiment_id
         where = Path(self.config.artifacts).resolve().as_uri() if self.config.artifacts else None
         return client.create_experiment(self.config.experiment, artifact_location=where)
+
+
+def client_of(uri: str) -> Any:
+    """An MlflowClient; of a sqlite store whose folder is made if need be."""
+    # MLflow's own 7 retries keep a run waiting for minutes when a server is down; the files have it all anyway.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # making a new store is not news
+    from mlflow import MlflowClient
+
+    if uri.startswith("sqlite:///"):
+        file = Path(uri.removeprefix("sqlite:///")).resolve()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        uri = f"sqlite:///{file}"
+    return MlflowClient(tracking_uri=uri)
 
 
 def _millis(iso: str) -> int:

@@ -1,0 +1,111 @@
+"""All runs of a sweep side by side: comparison.csv, the closing table, and what in them must not be compared."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+from vlm_eval.store import RunFolder
+from vlm_eval.text_table import text_table
+
+HEADLINES = {  # columns of the closing table: (summary's name, heading, format)
+    "judge/match_ratio": ("match ratio", "{:.3f}"),
+    "rouge/rouge1_f_mean": ("ROUGE-1", "{:.3f}"),
+    "rouge/rougeL_f_mean": ("ROUGE-L", "{:.3f}"),
+    "bleurt/mean": ("BLEURT", "{:.3f}"),
+    "facts/recall_mean": ("facts recall", "{:.3f}"),
+    "facts/precision_mean": ("precision", "{:.3f}"),
+    "language/grammar_errors_per_100_words": ("errors/100 words", "{:.2f}"),
+    "tech/latency_s_p50": ("latency p50 s", "{:.3f}"),
+    "tech/output_tokens_per_s": ("tokens/s", "{:.0f}"),
+    "tech/weights_gib": ("weights GiB", "{:.3g}"),
+    "tech/host_peak_gib": ("RAM peak GiB", "{:.2f}"),
+    "tech/gpu_peak_gib": ("GPU peak GiB", "{:.2f}"),
+    "tech/failed_rate": ("failed", "{:.0%}"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished sweep knows of one of its runs. One that never started is "missing"."""
+
+    folder: str
+    state: str
+    error: Optional[str]
+    overrides: dict[str, str]
+    summary: dict[str, float]
+    facts: dict[str, Any]  # what metrics' numbers depend on: "language.backend" -> "pylat-ru 0.1.0a0"
+    not_scored: dict[str, str]  # metric -> why it has no numbers at all
+
+
+def read_runs(folder: Path, sweep: dict[str, Any]) -> list[Run]:
+    runs = []
+    for point in sweep["points"]:
+        run = RunFolder(folder / point["folder"])
+        status = run.status()
+        overrides = {k.lstrip("+"): v for k, _, v in (o.partition("=") for o in point["overrides"])}
+        provenance = run.provenance()
+        facts = {f"{m}.{k}": v for m, found in provenance.get("metrics", {}).items() for k, v in found.items()}
+        runs.append(
+            Run(
+                point["folder"],
+                status.get("state", "missing"),
+                status.get("error") or status.get("tracking"),
+                overrides,
+                run.summary(),
+                facts,
+                provenance.get("not_scored", {}),
+            )
+        )
+    return runs
+
+
+def write_comparison(folder: Path, runs: Sequence[Run]) -> None:
+    """comparison.csv: a row a run, ok or not; every column any run has: overrides, state, error, facts, numbers."""
+    rows = [{"run": r.folder, **r.overrides, "state": r.state, "error": r.error, **r.facts, **r.summary} for r in runs]
+    numbers = {name for run in runs for name in run.summary}
+    texts = [c for c in dict.fromkeys(key for row in rows for key in row) if c not in numbers]
+    with open(folder / "comparison.csv", "w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, texts + sorted(numbers), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def not_comparable(runs: Sequence[Run]) -> list[str]:
+    """A sentence for each metric whose numbers come from different makers, e.g. two grammar checkers."""
+    sentences = []
+    for fact in dict.fromkeys(name for run in runs for name in run.facts):
+        metric = fact.partition(".")[0]
+        scored = [r for r in runs if fact in r.facts and metric not in r.not_scored]
+        makers = Counter(str(r.facts[fact]) for r in scored)
+        if len(makers) > 1:
+            which = ", ".join(f"{maker} ({count} runs)" for maker, count in makers.most_common())
+            sentences.append(f"{metric}: not comparable between all runs, {fact} differs: {which}")
+    return sentences
+
+
+def not_scored(runs: Sequence[Run]) -> list[str]:
+    """A sentence for each metric that gave no number at all, with its reason and in how many runs."""
+    why = Counter((metric, reason) for run in runs for metric, reason in run.not_scored.items())
+    return [f"{metric}: not scored in {count} of {len(runs)} runs: {reason}" for (metric, reason), count in why.items()]
+
+
+def closing_table(folder: Path, runs: Sequence[Run], how_to_open: str) -> str:
+    """What a person sees at the end: a row a run, ok or why not, the headline numbers, and where to look."""
+    shown = {k: v for k, v in HEADLINES.items() if any(k in run.summary for run in runs)}
+    rows = [
+        [r.folder, r.state, *(form.format(r.summary[k]) if k in r.summary else "" for k, (_, form) in shown.items())]
+        for r in runs
+    ]
+    lines = [text_table(["run", "state", *(head for head, _ in shown.values())], rows)]
+    lines += [f"{r.folder}: {r.error}" for r in runs if r.error]
+    lines += not_scored(runs) + not_comparable(runs)
+    failed = sum(r.state != "ok" for r in runs)
+    lines.append(f"Results: {folder}/comparison.csv, one folder a run beside it.")
+    if how_to_open:
+        lines.append(how_to_open)
+    lines.append(f"{len(runs) - failed} of {len(runs)} runs ok" + (f", {failed} failed" if failed else ""))
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""The stages after the engine: metrics over all answers, then the judge. Neither needs a model under test."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vlm_eval import config, rows
+from vlm_eval.metrics.base import Answered
+from vlm_eval.progress import Reporter
+from vlm_eval.rows import Item
+from vlm_eval.store import RunFolder, write_json
+from vlm_eval.tasks.base import Task
+
+
+def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Reporter) -> None:
+    """All metrics over all answers: scores.jsonl, and summary.json without the judge's part.
+
+    In provenance.json `metrics` says what each metric's numbers depend on, `not_scored` which gave none at all and why.
+    """
+    if "metrics" in folder.provenance():  # written last: all is scored already
+        return
+    answers = folder.read("answers")
+    data = Answered(items, answers, folder.read("latency"), folder.provenance().get("engine", {}))
+    values: dict[tuple[str, int], dict[str, Any]] = {(a.item_id, a.repeat): {} for a in answers}
+    reasons: dict[tuple[str, int], dict[str, str]] = {key: {} for key in values}
+    metrics, facts, not_scored = {}, {}, {}
+    for number, name in enumerate(cfg.metrics, start=1):
+        report("score", number, len(cfg.metrics), name)
+        metrics[name] = config.build(cfg.metrics[name])
+        found = metrics[name].score(data)
+        for key, columns in found.items():
+            if isinstance(columns, str):
+                reasons[key][name] = columns
+            else:
+                values[key].update(columns)
+        why = Counter(columns for columns in found.values() if isinstance(columns, str))
+        if why.total() == len(answers):
+            not_scored[name] = why.most_common(1)[0][0]
+        facts[name] = dict(metrics[name].facts())
+    scores = [rows.Score(i, r, values[i, r], reasons[i, r]) for i, r in values]
+    folder.replace("scores", scores)
+    summary: dict[str, float] = {}
+    for name, metric in metrics.items():
+        if name not in not_scored:
+            summary |= metric.summarise(data, scores)
+    write_json(folder.path / "summary.json", summary)
+    folder.provenance(metrics=facts, not_scored=not_scored)
+
+
+def judge(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFolder, report: Reporter) -> None:
+    """Judgements that are not in the folder yet, and their part of the summary."""
+    from vlm_eval.judges.base import Judge, JudgeRequest
+    from vlm_eval.judges.summary import summarise
+
+    chosen: Judge = config.build(cfg.judge)
+    folder.provenance(judge=chosen.facts())
+    answers = folder.read("answers")
+    report("judge")
+    # A judgement that failed is asked for again; the new one takes the place of the old.
+    before = folder.read("judgements")
+    kept = [j for j in before if j.judge != chosen.name or j.status != "error"]
+    if len(kept) < len(before):
+        folder.replace("judgements", kept)
+    have: dict[tuple[str, int], set] = {}
+    for j in kept:
+        if j.judge == chosen.name:
+            have.setdefault((j.item_id, j.repeat), set()).add((j.order, j.judge_repeat))
+    requests = [
+        JudgeRequest(
+            items[a.item_id], a, task.image_path(items[a.item_id]), frozenset(have.get((a.item_id, a.repeat), ()))
+        )
+        for a in answers
+    ]
+    done = sum(map(len, have.values()))
+    calls = chosen.cost(len(answers))[0]
+    for new in chosen.judge(requests):
+        folder.append("judgements", new)
+        done += len(new)
+        report("judge", done, calls)
+    found = summarise([j for j in folder.read("judgements") if j.judge == chosen.name], answers)
+    write_json(folder.path / "summary.json", {**folder.summary(), **found})
+    limit = OmegaConf.select(cfg, "judge.max_fail_rate")
+    if limit is not None and found.get("judge/fail_rate", 0.0) > limit:
+        raise RuntimeError(f"{found['judge/fail_rate']:.0%} of judgements failed, over judge.max_fail_rate={limit:.0%}")
