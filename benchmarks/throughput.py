@@ -20,8 +20,8 @@ from pairs import compare, machine
 from vlm_eval import config, paths
 from vlm_eval.engines import vllm as engine_module
 from vlm_eval.engines.base import Candidate, Request, with_images
+from vlm_eval.generate import answer_all, requests_of
 from vlm_eval.progress import Reporter
-from vlm_eval.run import answer_all, requests_of
 from vlm_eval.store import RunFolder
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     from vllm import SamplingParams
 
     def bare() -> float:
-        requests: list[Request] = requests_of(cfg, task, items)
+        requests: list[Request] = requests_of(cfg, task, items, range(task.config.repeats))
         began = time.monotonic()
         chats = [
             with_images(r.messages, lambda p: {"type": "image_pil", "image_pil": engine_module.picture(p)})
@@ -66,7 +66,8 @@ def main() -> None:
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()
-            done = answer_all(engine, requests_of(cfg, task, items), RunFolder(Path(folder)), Reporter(None), 0)
+            requests = requests_of(cfg, task, items, range(task.config.repeats))
+            done = answer_all(engine, requests, RunFolder(Path(folder)), Reporter(None), 0)
             return done["generation_output_tokens"] / (time.monotonic() - began)
 
     compare(f"{chosen.answers} answers, tokens/s", ours, bare, chosen.pairs, "wanted: at least 0.95")
