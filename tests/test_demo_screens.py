@@ -10,8 +10,8 @@ from PIL import Image
 
 DEMO = Path(__file__).parents[1] / "vlm_eval" / "demo"
 FIELDS = {
-    "screen_annotation": ["item_id", "image", "reference", "facts", "device"],
-    "vqa": ["item_id", "image", "question", "reference", "facts", "device"],
+    "screen_annotation": ["item_id", "image", "reference", "facts", "device", "screen_text"],
+    "vqa": ["item_id", "image", "question", "reference", "facts", "device", "screen_text"],
 }
 COUNTS = {"screen_annotation": (10, 10), "vqa": (24, 12)}  # items, screenshots
 REAL_BRANDS = re.compile(
@@ -50,6 +50,7 @@ def test_item(name, row):
     facts = json.loads(row["facts"])
     assert facts and all(isinstance(fact, str) for fact in facts)
     assert [fact for fact in facts if plain(fact) not in plain(row["reference"])] == []
+    assert [fact for fact in facts if plain(fact) not in plain(row["screen_text"].replace(" | ", " "))] == []
     assert not REAL_BRANDS.search(" ".join(row.values()))
 
 

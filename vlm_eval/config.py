@@ -24,7 +24,10 @@ from vlm_eval import paths
 from vlm_eval.errors import BadInput
 
 # Keys that say how something is run, not what comes out.
-HOW_IT_IS_RUN = ("sweep.", "hydra.", "tracking", "run.timeout_s", "engine.tracking_uri")
+HOW_IT_IS_RUN = (
+    *("sweep.", "hydra.", "tracking", "run.timeout_s", "engine.tracking_uri"),
+    *(f"judge.{key}" for key in ("cache", "budget_usd", "concurrency", "retries", "timeout_s", "max_fail_rate")),
+)
 
 
 @dataclass
@@ -168,6 +171,11 @@ def build(node: DictConfig, *dependencies: Any) -> Any:
     module, schema = _schema_of(node._target_)
     typed = OmegaConf.merge(OmegaConf.structured(getattr(module, schema)), node)
     return getattr(module, schema.removesuffix("Config"))(OmegaConf.to_object(typed), *dependencies)
+
+
+def build_part(node: DictConfig, where: str) -> Any:
+    """build() for a component inside another's config, which validate() does not look into."""
+    return build(_with_schema(node, where))
 
 
 def model_and_quant(cfg: DictConfig) -> tuple[ModelConfig, QuantConfig]:

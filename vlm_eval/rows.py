@@ -18,6 +18,7 @@ class Item:
     reference: Optional[str] = None
     facts: tuple[str, ...] = ()
     device: Optional[str] = None
+    screen_text: Optional[str] = None  # all words on the screen, where known
     image_sha256: Optional[str] = None
     width: Optional[int] = None
     height: Optional[int] = None
@@ -84,10 +85,12 @@ class Judgement:
     candidate_score: Optional[float]
     reference_score: Optional[float]
     rationale: Optional[str]
-    status: str  # ok | invalid | refused | error | over_budget
+    status: str  # ok | invalid | refused | error | over_budget; not_asked: there is no answer or no reference
     tokens: Optional[int] = None
     cost_usd: Optional[float] = None
     error: Optional[str] = None
+    cached: bool = False  # taken from the disk, nothing was sent
+    flag: Optional[str] = None  # the words by which the answer seems to instruct its judge
 
 
 def to_dict(row: Any) -> dict[str, Any]:

@@ -61,26 +61,25 @@ def judge(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFolder
     report("judge")
     # A judgement that failed is asked for again; the new one takes the place of the old.
     before = folder.read("judgements")
-    kept = [j for j in before if j.judge != chosen.name or j.status != "error"]
+    kept = [j for j in before if j.judge not in chosen.names or j.status not in ("error", "over_budget")]
     if len(kept) < len(before):
         folder.replace("judgements", kept)
+    mine = [j for j in kept if j.judge in chosen.names]
     have: dict[tuple[str, int], set] = {}
-    for j in kept:
-        if j.judge == chosen.name:
-            have.setdefault((j.item_id, j.repeat), set()).add((j.order, j.judge_repeat))
+    for j in mine:
+        have.setdefault((j.item_id, j.repeat), set()).add((j.judge, j.order, j.judge_repeat))
     requests = [
         JudgeRequest(
             items[a.item_id], a, task.image_path(items[a.item_id]), frozenset(have.get((a.item_id, a.repeat), ()))
         )
         for a in answers
     ]
-    done = sum(map(len, have.values()))
-    calls = chosen.cost(len(answers))[0]
-    for new in chosen.judge(requests):
+    done, calls = len(mine), chosen.cost(len(answers))[0]
+    for new in chosen.judge(requests, sum(j.cost_usd or 0.0 for j in before if j.judge in chosen.names)):
         folder.append("judgements", new)
         done += len(new)
         report("judge", done, calls)
-    found = summarise([j for j in folder.read("judgements") if j.judge == chosen.name], answers)
+    found = summarise([j for j in folder.read("judgements") if j.judge in chosen.names], answers)
     write_json(folder.path / "summary.json", {**folder.summary(), **found})
     limit = OmegaConf.select(cfg, "judge.max_fail_rate")
     if limit is not None and found.get("judge/fail_rate", 0.0) > limit:

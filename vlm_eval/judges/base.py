@@ -11,18 +11,19 @@ from vlm_eval.rows import Answer, Item, Judgement
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """One answer to be judged; `done` are the (order, judge_repeat) that are judged already."""
+    """One answer to be judged; `done` are the (judge, order, judge_repeat) that are judged already."""
 
     item: Item
     answer: Answer
     image: Path
-    done: frozenset[tuple[str, int]] = frozenset()
+    done: frozenset[tuple[str, str, int]] = frozenset()
 
 
 class Judge(Protocol):
-    """Built from its config; `name` stands in every judgement."""
+    """Built from its config."""
 
     name: str
+    names: Sequence[str]  # what stands in the judgements: its own name, or those of a panel's members
 
     def check(self) -> None:
         """BadInput for what would make every judgement fail (no key, no such model); nothing is sent."""
@@ -30,8 +31,10 @@ class Judge(Protocol):
     def facts(self) -> dict[str, Optional[str]]:
         """What goes into provenance: the judge's model, the hash of its prompt."""
 
-    def judge(self, requests: Sequence[JudgeRequest]) -> Iterator[list[Judgement]]:
-        """Judgements as they come; a failure is a judgement with its status and reason, never an exception or a 0."""
+    def judge(self, requests: Sequence[JudgeRequest], spent_usd: float = 0.0) -> Iterator[list[Judgement]]:
+        """Judgements as they come; a failure is one with its status and reason, never an exception or a 0.
+
+        `spent_usd` was paid for this run's judgements before, and counts against a budget."""
 
     def cost(self, answers: int) -> tuple[int, Optional[float]]:
         """(calls, USD or None when unknown) that so many answers would take."""

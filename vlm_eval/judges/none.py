@@ -13,6 +13,7 @@ class NoJudgeConfig:
 
 class NoJudge:
     name = "none"
+    names = ()
 
     def __init__(self, config: NoJudgeConfig):
         pass
@@ -23,7 +24,7 @@ class NoJudge:
     def facts(self) -> dict:
         return {}
 
-    def judge(self, requests) -> Iterator[list]:
+    def judge(self, requests, spent_usd=0.0) -> Iterator[list]:
         return iter(())
 
     def cost(self, answers: int) -> tuple[int, None]:

@@ -14,12 +14,14 @@ import queue
 import random
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Sequence, TypeVar
 
 from vlm_eval import images
 from vlm_eval.errors import BadInput
+from vlm_eval.judges.budget import Budget
+from vlm_eval.judges.cache import ReplyCache
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -27,6 +29,10 @@ Result = TypeVar("Result")
 FIRST_WAIT_S = 1.0  # before the first retry; doubles with each
 LONGEST_WAIT_S = 60.0  # also the most that a server's Retry-After is obeyed
 SECRET_MIN_CHARS = 6  # a shorter "key" is a placeholder (EMPTY), and blanking it out would maim ordinary text
+PICTURE_TOKENS = 3000  # a screenshot at most, roughly
+MEND = (
+    "Не принято / not accepted: {}. Только объект JSON по схеме, без пояснений. / Only the JSON object, nothing else."
+)
 NO_SCHEMA = re.compile(r"response.?format|json.?schema|structured.?output|guided", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
@@ -44,18 +50,23 @@ class TransportConfig:
     concurrency: int = 8  # requests under way at once
     timeout_s: float = 120.0
     retries: int = 5  # after the first attempt; only where another one may help (429, 5xx, timeouts)
+    cache: Optional[str] = None  # a file that keeps valid replies; null: ask anew every time
+    budget_usd: Optional[float] = None  # no call that could go over it is sent
+    usd_per_million_in: Optional[float] = None  # price of tokens where LiteLLM knows none, or another than yours
+    usd_per_million_out: Optional[float] = None
 
 
 @dataclass(frozen=True)
 class Reply:
     """What came back. `text` counts only under status "ok"; `error` is the reason for any other status."""
 
-    status: str  # ok | refused | error
+    status: str  # ok | refused | error | over_budget | not_asked
     text: str = ""
     cut_off: bool = False  # ended at max_tokens
     tokens: Optional[int] = None
     cost_usd: Optional[float] = None  # None: LiteLLM has no price for this model
     error: Optional[str] = None
+    cached: bool = False
 
 
 class Transport:
@@ -68,16 +79,25 @@ class Transport:
         if config.timeout_s <= 0:
             raise BadInput(f"judge.timeout_s={config.timeout_s}: more than 0 seconds")
         self.config = config
+        if (config.usd_per_million_in is None) != (config.usd_per_million_out is None):
+            raise BadInput("judge.usd_per_million_in, usd_per_million_out: give both or none")
         self._schema_refused = False
         self._stop = threading.Event()
+        self._cache: Optional[ReplyCache] = None
+        self.budget = Budget(config.budget_usd)
 
     def check(self) -> None:
         """BadInput for what would make every call fail; nothing is sent."""
         config = self.config
+        if config.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", config.api_key_env):
+            # Not shown: it is most likely the key itself.
+            raise BadInput("judge.api_key_env: not the name of a variable; export the key and give the variable's name")
         if config.api_key_env and not self._key():
             raise BadInput(f"judge.api_key_env={config.api_key_env}: not set; export it, or name another variable")
         if not (self._key().isascii() and self._key().isprintable()):
             raise BadInput(f"judge.api_key_env={config.api_key_env}: the key in it has characters that no key has")
+        if config.api_base is not None and re.match(r"https?://[^/]*@", config.api_base):
+            raise BadInput("judge.api_base: holds a password; give the key by its variable, judge.api_key_env")
         if config.api_base is not None and not re.match(r"https?://[^/]", config.api_base):
             raise BadInput(f"judge.api_base={config.api_base}: an address such as http://127.0.0.1:8000/v1")
         litellm = _litellm()
@@ -89,12 +109,20 @@ class Transport:
                 "model, or provider/NAME as LiteLLM has it"
             ) from error
 
+        if config.budget_usd is not None and self.price() is None:
+            raise BadInput(
+                f"judge.budget_usd={config.budget_usd:g}: no price is known for {config.model}; give "
+                "judge.usd_per_million_in and judge.usd_per_million_out"
+            )
+
     def sees_images(self) -> bool:
         """False only for a model that LiteLLM knows, and knows to be blind."""
         return bool(info["supports_vision"]) if (info := self._info()) else True
 
     def price(self) -> Optional[tuple[float, float]]:
         """USD for a token in and a token out, or None when unknown."""
+        if self.config.usd_per_million_in is not None:
+            return self.config.usd_per_million_in / 1e6, self.config.usd_per_million_out / 1e6
         info = self._info()
         found = (info.get("input_cost_per_token"), info.get("output_cost_per_token")) if info else (None, None)
         return None if None in found else found
@@ -116,6 +144,8 @@ class Transport:
         for job in jobs:
             todo.put(job)
         self._stop.clear()
+        if self.config.cache and self._cache is None:
+            self._cache = ReplyCache(Path(self.config.cache))
         _litellm()  # here, or every thread would begin with waiting for the import
 
         def worker() -> None:
@@ -140,8 +170,60 @@ class Transport:
         finally:
             self._stop.set()
 
-    def ask(self, messages: list[dict[str, Any]], schema: dict[str, Any]) -> Reply:
-        """One reply that should be JSON after `schema`. Never raises: an error is a Reply that says so."""
+    def ask(
+        self,
+        messages: list[dict[str, Any]],
+        schema: dict[str, Any],
+        invalid: Callable[[str], Optional[str]] = lambda text: None,
+        nonce: str = "",
+    ) -> Reply:
+        """One reply that should be JSON after `schema`. Never raises: an error is a Reply that says so.
+
+        `invalid` says what is wrong with a reply's text; such a reply is asked for once more, with that reason. Valid
+        ones are cached; `nonce` tells apart what is asked twice on purpose.
+        """
+        config = self.config
+        key = ReplyCache.key(
+            config.model, config.api_base, config.temperature, config.max_tokens, schema, messages, nonce
+        )
+        if found := self._cached(key):
+            return Reply("ok", found["text"], found["cut_off"], found["tokens"], 0.0, cached=True)
+        reply = self._paid(messages, schema)
+        if reply.status == "ok" and (wrong := invalid(reply.text)):
+            said = [{"role": "assistant", "content": reply.text}] if reply.text.strip() else []
+            again = self._paid([*messages, *said, {"role": "user", "content": MEND.format(wrong)}], schema)
+            spent = {"tokens": _sum(reply.tokens, again.tokens), "cost_usd": _sum(reply.cost_usd, again.cost_usd)}
+            # A second attempt that came to nothing leaves the first, which shows what is wrong.
+            reply = replace(again if again.status in ("ok", "refused") else reply, **spent)
+        if self._cache and reply.status == "ok" and not invalid(reply.text):
+            self._cache.put(key, {"text": reply.text, "cut_off": reply.cut_off, "tokens": reply.tokens})
+        return reply
+
+    def _cached(self, key: str) -> Optional[dict[str, Any]]:
+        return self._cache.get(key) if self._cache else None
+
+    def _paid(self, messages: list[dict[str, Any]], schema: dict[str, Any]) -> Reply:
+        """A reply within the budget."""
+        price = self.price() if self.budget.limit is not None else None
+        most = self._at_most(messages, price) if price else 0.0
+        if not self.budget.set_aside(most):
+            limit = f"judge.budget_usd={self.budget.limit:g}"
+            return Reply(
+                "over_budget", error=f"{limit}: {self.budget.spent:.4f} USD spent, the next may take {most:.4f}"
+            )
+        reply = self._tried(messages, schema)
+        # Nothing came back, nothing is paid for, as far as anybody can tell.
+        self.budget.settle(most, 0.0 if reply.tokens is None and reply.status != "ok" else reply.cost_usd)
+        return reply
+
+    def _at_most(self, messages: list[dict[str, Any]], price: tuple[float, float]) -> float:
+        texts = (m["content"] if isinstance(m["content"], str) else m["content"][-1]["text"] for m in messages)
+        pictures = sum(not isinstance(m["content"], str) for m in messages)
+        # A letter is a token at most, roughly; a hard stop must not guess low.
+        return price[0] * (sum(map(len, texts)) + pictures * PICTURE_TOKENS) + price[1] * self.config.max_tokens
+
+    def _tried(self, messages: list[dict[str, Any]], schema: dict[str, Any]) -> Reply:
+        """A reply after as many attempts as it takes and judge.retries allows."""
         for attempt in range(self.config.retries + 1):
             try:
                 return self._send(messages, schema)
@@ -183,7 +265,7 @@ class Transport:
 
     def _reply(self, response: Any) -> Reply:
         tokens = getattr(getattr(response, "usage", None), "total_tokens", None) or None
-        cost = None if tokens is None else (getattr(response, "_hidden_params", None) or {}).get("response_cost")
+        cost = None if tokens is None else self._cost(response)
         spent = {"tokens": tokens, "cost_usd": cost}
         if not response.choices:
             return Reply("error", error="a reply without choices", **spent)
@@ -193,6 +275,12 @@ class Transport:
             return Reply("refused", error=self._clean(refusal or "stopped by the provider's content filter"), **spent)
         text = self._clean(choice.message.content or "")
         return Reply("ok", text, cut_off=choice.finish_reason == "length", **spent)
+
+    def _cost(self, response: Any) -> Optional[float]:
+        if self.config.usd_per_million_in is None:
+            return (getattr(response, "_hidden_params", None) or {}).get("response_cost")
+        into, out = self.price()
+        return into * (response.usage.prompt_tokens or 0) + out * (response.usage.completion_tokens or 0)
 
     def _key(self) -> str:
         # Stripped: with a line's end the HTTP client refuses the header, in an error that quotes it.
@@ -220,6 +308,11 @@ def _litellm() -> Any:
     for name in ("LiteLLM", "openai", "httpx", "httpcore"):  # below this they quote whole requests and replies
         logging.getLogger(name).setLevel(logging.WARNING)
     return litellm
+
+
+def _sum(first: Optional[float], second: Optional[float]) -> Optional[float]:
+    """Of what is known of both; None where one is not."""
+    return None if first is None or second is None else first + second
 
 
 def _may_pass(error: Exception) -> bool:

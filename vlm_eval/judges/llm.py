@@ -1,0 +1,224 @@
+"""What all judges that ask a language model have in common: prompt, screenshot, reply to row.
+
+A subclass says what the model is shown (`case`), what it must reply (`schema`) and whose scores those are (`scores`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+from vlm_eval import paths
+from vlm_eval.errors import BadInput
+from vlm_eval.judges.base import JudgeRequest
+from vlm_eval.judges.fence import instructions_in
+from vlm_eval.judges.redact import Redact, RedactConfig
+from vlm_eval.judges.transport import Reply, Transport, TransportConfig, data_url
+from vlm_eval.rows import Judgement
+
+CHARS_PER_TOKEN = 3  # of Russian text; this and the next two only for the estimate of the cost
+ANSWERS_TOKENS = 400
+IMAGE_TOKENS = 1500
+
+
+@dataclass
+class LlmJudgeConfig(TransportConfig):
+    _target_: str = "???"
+    name: str = "???"  # stands in every judgement
+    prompt: str = "???"  # a file of conf/judge/prompts, or a path
+    image: str = "auto"  # auto: unless LiteLLM knows the model to be blind; required; never
+    repeats: int = 1  # times each answer is judged in each order, for the judge's own noise
+    max_fail_rate: float = 0.1  # the run fails when a larger share of judgements has no scores
+    redact: RedactConfig = field(default_factory=RedactConfig)
+
+
+class LlmJudge:
+    """Answers without text are not sent, nor where a reference is needed items without one."""
+
+    def __init__(self, config: LlmJudgeConfig):
+        if config.image not in ("auto", "required", "never"):
+            raise BadInput(f"judge.image={config.image}: it is auto, required or never")
+        if config.repeats < 1:
+            raise BadInput(f"judge.repeats={config.repeats}: at least 1")
+        file = paths.prompt(config.prompt, "judge")
+        if not file.is_file():
+            raise BadInput(f"judge.prompt={config.prompt}: no such prompt file, here or in conf/judge/prompts")
+        self.config = config
+        self.name = config.name
+        self.names = (config.name,)
+        self.system = file.read_text(encoding="utf-8").strip()
+        self.redact = Redact(config.redact)
+        self.transport = Transport(config)
+
+    # What a subclass gives.
+
+    def orders(self, request: JudgeRequest, judge_repeat: int) -> Sequence[str]:
+        """In which orders this answer is judged."""
+        raise NotImplementedError
+
+    def case(self, request: JudgeRequest, order: str) -> dict[str, Any]:
+        """What the model is shown beside the screenshot: texts under their names."""
+        raise NotImplementedError
+
+    def schema(self) -> Any:
+        """The pydantic model of a reply; rationale first."""
+        raise NotImplementedError
+
+    def scores(self, verdict: Any, order: str) -> tuple[int, Optional[int]]:
+        """(candidate's score, reference's score or None where none is given)."""
+        raise NotImplementedError
+
+    # What they share.
+
+    def check(self) -> None:
+        self.transport.check()
+        if self.config.image == "required":
+            if self.config.redact.enabled:
+                raise BadInput("judge.image=required: judge.redact leaves the screenshot out; choose one of the two")
+            if not self.transport.sees_images():
+                raise BadInput(
+                    f"judge.image=required: {self.config.model} sees no images; another model, or image=auto"
+                )
+
+    def facts(self) -> dict[str, Any]:
+        digest = hashlib.sha256(self.system.encode()).hexdigest()
+        return {"judge_model": self.config.model, "judge_prompt_sha256": digest}
+
+    def cost(self, answers: int) -> tuple[int, Optional[float]]:
+        """(calls, USD or None when unknown) for so many answers; a high guess: every verdict as long as allowed."""
+        calls = answers * self.calls_an_answer * self.config.repeats
+        price = self.transport.price()
+        if price is None:
+            return calls, None
+        image = IMAGE_TOKENS if self._show() else 0
+        sent = len(self.system) / CHARS_PER_TOKEN + ANSWERS_TOKENS + image
+        return calls, calls * (price[0] * sent + price[1] * self.config.max_tokens)
+
+    calls_an_answer = 1
+    needs_reference = True
+    needs_both = False  # whether it scores the reference too
+    may_sit_on_a_panel = True
+
+    def judge(self, requests: Sequence[JudgeRequest], spent_usd: float = 0.0) -> Iterator[list[Judgement]]:
+        self.transport.budget.spent = spent_usd
+        todo = []
+        for request in requests:
+            jobs = [
+                (request, order, judge_repeat)
+                for judge_repeat in range(self.config.repeats)
+                for order in self.orders(request, judge_repeat)
+                if (self.name, order, judge_repeat) not in request.done
+            ]
+            reason = self._why_not(request)
+            if reason is None:
+                todo += jobs
+            elif jobs:
+                yield [self._row(*job, False, Reply("not_asked", error=reason)) for job in jobs]
+        if not todo:
+            return
+        show = self._show()
+        for row in self.transport.each(todo, lambda job: self._judge_one(*job, show)):
+            yield [row]
+
+    def _show(self) -> bool:
+        if self.config.redact.enabled:  # a picture cannot be masked
+            return False
+        return self.config.image == "required" or self.config.image == "auto" and self.transport.sees_images()
+
+    def _why_not(self, request: JudgeRequest) -> Optional[str]:
+        if not (request.answer.text or "").strip():
+            return "no answer"
+        if self.needs_reference and not (request.item.reference or "").strip():
+            return "no reference"
+        return None
+
+    def _judge_one(self, request: JudgeRequest, order: str, judge_repeat: int, show: bool) -> Judgement:
+        try:
+            image = data_url(request.image) if show else None
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files, by format
+            return self._row(request, order, judge_repeat, False, Reply("error", error=f"screenshot: {error}"))
+        messages = self.messages(request, order, image)
+        # The answer's own repeat too: two equal answers are two judgements, as two people's would be.
+        nonce = f"{self.name} {order} {request.answer.repeat} {judge_repeat}"
+        reply = self.transport.ask(messages, self.schema().model_json_schema(), self._invalid, nonce)
+        return self._row(request, order, judge_repeat, image is not None, reply)
+
+    def messages(self, request: JudgeRequest, order: str, image: Optional[str]) -> list[dict[str, Any]]:
+        # As JSON, so that no answer can end its own quotation and go on as an instruction.
+        case = {"screenshot_attached": image is not None, **self.redact(self.case(request, order))}
+        parts: list[dict[str, Any]] = [{"type": "text", "text": json.dumps(case, ensure_ascii=False, indent=1)}]
+        if image:
+            parts.insert(0, {"type": "image_url", "image_url": {"url": image}})
+        # A server of text alone may not know lists of parts.
+        content = parts if image else parts[0]["text"]
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": content}]
+
+    def _invalid(self, text: str) -> Optional[str]:
+        """What is wrong with a reply, for the one attempt to have it mended."""
+        try:
+            parse(text, self.schema())
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _row(self, request: JudgeRequest, order: str, judge_repeat: int, saw_image: bool, reply: Reply) -> Judgement:
+        row = Judgement(
+            item_id=request.item.item_id,
+            repeat=request.answer.repeat,
+            judge=self.name,
+            order=order,
+            judge_repeat=judge_repeat,
+            saw_image=saw_image,
+            candidate_score=None,
+            reference_score=None,
+            rationale=None,
+            status=reply.status,
+            tokens=reply.tokens,
+            cost_usd=reply.cost_usd,
+            error=reply.error,
+            cached=reply.cached,
+            flag=instructions_in(request.answer.text or ""),
+        )
+        if reply.status != "ok":
+            return row
+        try:
+            verdict = parse(reply.text, self.schema())
+        except ValueError as invalid:
+            cut = f"cut off at max_tokens={self.config.max_tokens}: " if reply.cut_off else ""
+            # What it said instead is kept for whoever looks into it.
+            return replace(row, status="invalid", error=f"{cut}{invalid}", rationale=reply.text[:2000] or None)
+        candidate, reference = self.scores(verdict, order)
+        return replace(row, candidate_score=candidate, reference_score=reference, rationale=verdict.rationale)
+
+
+@functools.cache
+def verdict_schema(*scores: str) -> Any:
+    """A pydantic model: `rationale`, then integer scores 1..10 under these names. Made at the first use, because
+    pydantic is slow to import."""
+    import pydantic
+
+    fields: Mapping[str, Any] = {name: (int, pydantic.Field(ge=1, le=10)) for name in scores}
+    # Rationale first: scores that follow the reasons are better than reasons that follow the scores. Strict: "7", 7.5
+    # and true are no scores. Further keys are let pass, but the schema forbids them.
+    config = pydantic.ConfigDict(strict=True, json_schema_extra={"additionalProperties": False})
+    return pydantic.create_model("Verdict", __config__=config, rationale=(str, ...), **fields)
+
+
+def parse(text: str, schema: Any) -> Any:
+    """The verdict in a reply: JSON, bare or in a Markdown fence. ValueError says what is wrong; nothing is mended."""
+    import pydantic
+
+    text = re.sub(r"\A\s*<think>.*?</think>", "", text, flags=re.DOTALL).strip()
+    if not text:
+        raise ValueError("empty reply")
+    fenced = None if text.startswith("{") else re.search(r"```\w*\s*(\{.*\})\s*```", text, re.DOTALL)
+    try:
+        return schema.model_validate_json(fenced[1] if fenced else text)
+    except pydantic.ValidationError as error:
+        # Without the input itself: the caller keeps the whole reply.
+        reasons = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors())
+        raise ValueError("; ".join(reasons)) from error
