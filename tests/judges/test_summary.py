@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
+import krippendorff
 import numpy as np
 import pytest
 from scipy.stats import t
@@ -113,7 +115,66 @@ def test_failures_are_counted_and_enter_no_mean():
 def test_nothing_judged():
     assert summarise([], []) == {}
     failed = summarise([row("a", "ab", None, None, status="error", tokens=None)], answers(("a", 0, "a")))
-    assert failed == {"judge/fail_rate": 1.0}
+    assert failed == {
+        **{"judge/fail_rate": 1.0, "judge/flagged_rate": 0.0, "judge/saw_image_rate": 1.0},
+        **{"judge/match_ratio_failures_as_1": 0.1, "judge/match_ratio_failures_as_1_n": 1},
+    }
+
+
+def test_an_answer_that_is_none_is_no_failure_of_the_judge_but_counts_in_the_bound():
+    keys = [*answers(("a", 0, "a")), Answer("b", 0, "b", None, error="died")]
+    asked = [row("a", order, 8, 10) for order in ("ab", "ba")]
+    unasked = [row("b", order, None, None, status="not_asked", tokens=None) for order in ("ab", "ba")]
+    found = summarise(asked + unasked, keys)
+    assert found["judge/match_ratio"] == 0.8 and found["judge/fail_rate"] == 0
+    assert found["judge/match_ratio_failures_as_1"] == pytest.approx((8 + 1) / (10 + 10))
+
+
+def test_a_judge_that_scores_the_candidate_alone_is_held_against_full_marks():
+    single = [row(i, "single", score, None) for i, score in (("a", 7), ("b", 9))]
+    found = summarise(single, answers(("a", 0, "a"), ("b", 0, "b")))
+    assert found["judge/match_ratio"] == pytest.approx(0.8)
+    assert "judge/reference_score_mean" not in found and "judge/flip_rate" not in found
+
+
+def test_the_mean_of_ratios_weighs_every_answer_alike():
+    judgements = [row("a", "ab", 2, 4), row("b", "ab", 9, 9)]
+    found = summarise(judgements, answers(("a", 0, "a"), ("b", 0, "b")))
+    assert found["judge/match_ratio"] == pytest.approx(11 / 13)
+    assert found["judge/match_ratio_mean_of_ratios"] == pytest.approx(0.75)
+
+
+def test_what_the_order_does():
+    # a: the winner changes with the place; b: it does not; both lean to the first by 2 in all.
+    judgements = [row("a", "ab", 7, 6), row("a", "ba", 6, 7), row("b", "ab", 9, 5), row("b", "ba", 8, 6)]
+    found = summarise(judgements, answers(("a", 0, "a"), ("b", 0, "b")))
+    assert found["judge/flip_rate"] == 0.5 and found["judge/flip_rate_n"] == 2
+    # Of each answer its score in the first place less that in the second: a 7-6, 7-6; b 9-8, 6-5.
+    assert found["judge/position_bias"] == pytest.approx(1.0)
+
+
+def test_a_panel_means_over_its_members_and_says_how_far_they_agree():
+    rows = [
+        dataclasses.replace(row(i, order, score, 10), judge=judge)
+        for judge, scores in (("kind", (9, 8, 7, 9, 6)), ("strict", (7, 6, 5, 7, 4)))
+        for i, score in zip("abcde", scores)
+        for order in ("ab", "ba")
+    ]
+    found = summarise(rows, answers(*((i, 0, i) for i in "abcde")))
+    assert found["judge/match_ratio"] == pytest.approx((7.8 + 5.8) / 2 / 10)
+    assert found["judge/lean.kind"] == pytest.approx(1) and found["judge/lean.strict"] == pytest.approx(-1)
+    units = [(9, 7), (8, 6), (7, 5), (9, 7), (6, 4)]
+    assert found["judge/alpha"] == pytest.approx(krippendorff.alpha(np.array(units).T, level_of_measurement="ordinal"))
+
+
+def test_flags_are_counted():
+    rows = [row("a", "ab", 5, 5), dataclasses.replace(row("b", "ab", 5, 5), flag="give 10")]
+    assert summarise(rows, answers(("a", 0, "a"), ("b", 0, "b")))["judge/flagged_rate"] == 0.5
+
+
+def test_a_further_judge_has_a_name_of_its_own():
+    found = summarise([row("a", "ab", 5, 5)], answers(("a", 0, "a")), "judge.other")
+    assert found["judge.other/match_ratio"] == 1 and all(name.startswith("judge.other/") for name in found)
 
 
 def test_cost_only_where_all_of_it_is_known():

@@ -1,45 +1,71 @@
-"""What one judge's judgements come to."""
+"""What the judgements of one judge, or of one panel, come to."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from statistics import fmean
-from typing import Optional, Sequence
+from typing import Sequence
 
 from vlm_eval.rows import Answer, Judgement
 from vlm_eval.statistics.intervals import named_mean, named_ratio
 
 
-def summarise(judgements: Sequence[Judgement], answers: Sequence[Answer]) -> dict[str, float]:
-    """The `judge/*` numbers of summary.json; {} without judgements.
+def summarise(judgements: Sequence[Judgement], answers: Sequence[Answer], prefix: str = "judge") -> dict[str, float]:
+    """The numbers of summary.json under `prefix`; {} without judgements.
 
-    Only judgements with status ok enter scores, in the order or orders there are. The fail rate is the share of all
-    the others, answers that were never sent because there is no text among them: all that the ratio does not speak of.
+    Only judgements with status ok enter scores, in the order or orders there are. The fail rate is the share of those
+    that were asked for and have no scores; an answer that is none was never asked about, `failures_as_1` counts it.
     """
     if not judgements:
         return {}
-    cluster = {answer.item_id: answer.cluster for answer in answers}
-    candidate = _by_answer(judgements, "candidate_score")
-    reference = _by_answer(judgements, "reference_score")
-    both = [(cluster[key[0]], candidate[key], reference[key]) for key in candidate if key in reference]
-    summary = named_ratio("judge/match_ratio", both)
-    summary |= named_mean("judge/candidate_score_mean", ((cluster[i], v) for (i, _), v in candidate.items()))
-    summary |= named_mean("judge/reference_score_mean", ((cluster[i], v) for (i, _), v in reference.items()))
-    summary["judge/fail_rate"] = fmean(j.status != "ok" for j in judgements)
-    # Only what a reply came to was paid for; a sum over part of the replies would look like the whole.
-    replies = [j for j in judgements if j.status in ("ok", "invalid") or j.tokens is not None]
-    for name, column in (("judge/tokens", "tokens"), ("judge/cost_usd", "cost_usd")):
-        found = [getattr(j, column) for j in replies]
-        if found and None not in found:
-            summary[name] = sum(found)
+    # numpy, which nothing needs before the judge's stage
+    from vlm_eval.statistics.bootstrap import named_bootstrap_ratio
+    from vlm_eval.statistics.by_answer import scores_by_answer
+    from vlm_eval.statistics.order_effects import named_order_effects
+
+    scores = list(scores_by_answer(judgements, answers).values())
+    ratio = f"{prefix}/match_ratio"
+    summary = named_ratio(ratio, scores) | named_bootstrap_ratio(ratio, scores)
+    # As the published study has it: every answer weighs the same, one on a hard screenshot too.
+    summary |= named_mean(f"{ratio}_mean_of_ratios", ((cluster, x / y) for cluster, x, y in scores))
+    bound = scores_by_answer(judgements, answers, failed_as=1.0)
+    summary |= named_ratio(f"{ratio}_failures_as_1", bound.values())
+    summary |= named_mean(f"{prefix}/candidate_score_mean", ((cluster, x) for cluster, x, _ in scores))
+    if any(j.reference_score is not None for j in judgements):
+        summary |= named_mean(f"{prefix}/reference_score_mean", ((cluster, y) for cluster, _, y in scores))
+    summary |= named_order_effects(prefix, judgements, answers)
+    summary |= _panel(prefix, judgements, answers)
+    asked = [j for j in judgements if j.status != "not_asked"]
+    if asked:
+        summary[f"{prefix}/fail_rate"] = fmean(j.status != "ok" for j in asked)
+        summary[f"{prefix}/flagged_rate"] = fmean(j.flag is not None for j in asked)
+        summary[f"{prefix}/saw_image_rate"] = fmean(j.saw_image for j in asked)
+    return summary | _paid(prefix, judgements)
+
+
+def _panel(prefix: str, judgements: Sequence[Judgement], answers: Sequence[Answer]) -> dict[str, float]:
+    """Agreement of several judges, and how much higher than their mean each one scores the candidate."""
+    from vlm_eval.statistics.agreement import krippendorff_alpha, ratings
+    from vlm_eval.statistics.by_answer import scores_by_answer
+
+    names = list(dict.fromkeys(j.judge for j in judgements))
+    if len(names) < 2:
+        return {}
+    alpha = krippendorff_alpha(ratings(judgements))
+    summary = {} if alpha is None else {f"{prefix}/alpha": alpha}
+    own = {name: scores_by_answer([j for j in judgements if j.judge == name], answers) for name in names}
+    common = set.intersection(*(set(rows) for rows in own.values()))
+    for name, rows in own.items():
+        lean = [(rows[key][0], rows[key][1] - fmean(other[key][1] for other in own.values())) for key in sorted(common)]
+        summary |= named_mean(f"{prefix}/lean.{name}", lean)
     return summary
 
 
-def _by_answer(judgements: Sequence[Judgement], column: str) -> dict[tuple[str, int], float]:
-    """(item, repeat) -> the mean over orders of each order's mean, so that judge repeats give no order more weight."""
-    groups: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for j in judgements:
-        score: Optional[float] = getattr(j, column)
-        if j.status == "ok" and score is not None:
-            groups[j.item_id, j.repeat][j.order].append(score)
-    return {key: fmean(map(fmean, orders.values())) for key, orders in groups.items()}
+def _paid(prefix: str, judgements: Sequence[Judgement]) -> dict[str, float]:
+    # Only what a reply came to was paid for; a sum over part of the replies would look like the whole.
+    replies = [j for j in judgements if j.status in ("ok", "invalid") or j.tokens is not None]
+    summary = {}
+    for name, column in (("tokens", "tokens"), ("cost_usd", "cost_usd")):
+        found = [getattr(j, column) for j in replies]
+        if found and None not in found:
+            summary[f"{prefix}/{name}"] = sum(found)
+    return summary

@@ -55,10 +55,17 @@ def ratio_interval(
 
 def _half_width(residuals: Iterable[float], clusters: int, divisor: float, level: float) -> float:
     """Half an interval, from the clusters' summed residuals."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # here, and not scipy.stats: config-time modules import this one
 
     error = math.sqrt(clusters / (clusters - 1) * sum(r * r for r in residuals)) / abs(divisor)
-    return float(t.ppf((1 + level) / 2, clusters - 1)) * error
+    return float(stdtrit(clusters - 1, (1 + level) / 2)) * error
+
+
+def why_no_interval(clusters: int) -> Optional[str]:
+    """What to say where the interval is missing; None when there are clusters enough."""
+    if clusters >= MIN_CLUSTERS:
+        return None
+    return f"no interval: {clusters} screenshots, and under {MIN_CLUSTERS} it would say more about luck than the model"
 
 
 def named_mean(name: str, values: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
+from scipy.stats import t
 
-from vlm_eval.statistics.intervals import mean_interval, named_mean
+from vlm_eval.statistics.intervals import mean_interval, named_mean, ratio_interval, why_no_interval
 
 
 def by_hand(clusters, values, level=0.95):
@@ -58,19 +60,48 @@ def test_repeats_of_the_same_answers_make_it_no_narrower():
     assert mean_interval(values * 5)[:3] == pytest.approx(mean_interval(values)[:3])
 
 
-def test_it_covers_the_truth_as_often_as_it_says():
-    """500 studies of 30 screenshots with 5 answers each, within-screenshot correlation 0.6; the true mean is 0."""
+def test_it_is_inspect_ais_clustered_interval():
+    """stderr(cluster=...) and ci(cluster=...) of inspect_ai 0.3.285 gave these numbers for these rows."""
+    sizes = [2, 1, 2, 6, 5, 6, 1, 5, 1, 6, 3, 3]
+    rows = """2.015 -0.263 -3.975 0.663 1.933 -1.139 -0.466 -0.826 -1.164 -1.084 -0.409 -1.557 -0.478 -0.996 0.662
+        -0.525 -1.014 -0.55 1.241 2.33 1.215 -0.635 -2.177 -0.518 -0.797 -1.609 -3.62 -2.185 0.032 0.61 0.133 1.823
+        0.576 -0.933 1.893 0.983 1.26 -1.313 0.087 -1.72 -0.397""".split()
+    clusters = np.repeat([f"shot {c}" for c in range(12)], sizes)
+    _, low, high, n = mean_interval(zip(clusters, map(float, rows), strict=True))
+    assert (low, high, n) == (pytest.approx(-1.0166828811652895), pytest.approx(0.38770727140919187), 41)
+    assert (high - low) / 2 / t.ppf(0.975, 11) == pytest.approx(0.3190367154760846)
+
+
+def test_it_is_statsmodels_clustered_least_squares():
+    rng = np.random.default_rng(5)
+    clusters = np.repeat(np.arange(9), rng.integers(1, 8, 9))
+    values = rng.normal(size=9)[clusters] + rng.normal(size=len(clusters))
+    fit = sm.OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
+    mean, low, high, _ = mean_interval(zip(map(str, clusters), values))
+    assert (mean, low, high) == pytest.approx((fit.params[0], *fit.conf_int()[0]))
+
+
+@pytest.mark.parametrize("count", [10, 30, 79])
+def test_it_covers_the_truth_as_often_as_it_says(count):
+    """5,000 studies each of so many screenshots with 5 answers, within-screenshot correlation 0.6: a ratio of means,
+    7 over 8, and the mean of its numerators."""
     rng = np.random.default_rng(20240607)
-    names = np.repeat(np.arange(30), 5).tolist()
-    covered = naive = 0
-    for _ in range(500):
-        values = math.sqrt(0.6) * rng.normal(size=30).repeat(5) + math.sqrt(0.4) * rng.normal(size=150)
-        _, low, high, _ = mean_interval(zip(names, values.tolist()))
-        covered += low <= 0 <= high
-        half = 1.976 * values.std(ddof=1) / math.sqrt(150)
-        naive += abs(values.mean()) <= half
-    assert 0.92 <= covered / 500 <= 0.98
-    assert naive / 500 < 0.85  # what an interval that takes the answers for independent would do
+    names = np.repeat([f"shot {c}" for c in range(count)], 5).tolist()
+    ratios = means = naive = 0
+    for _ in range(5000):
+        x, y = 7 + 1.5 * _correlated(rng, count), 8 + _correlated(rng, count)
+        _, low, high, _ = ratio_interval(zip(names, x.tolist(), y.tolist()))
+        ratios += low <= 7 / 8 <= high
+        _, low, high, _ = mean_interval(zip(names, x.tolist()))
+        means += low <= 7 <= high
+        naive += abs(x.mean() - 7) <= 1.96 * x.std(ddof=1) / math.sqrt(len(x))
+    assert 0.935 <= ratios / 5000 <= 0.96
+    assert 0.935 <= means / 5000 <= 0.96
+    assert naive / 5000 < 0.8  # what an interval that takes the answers for independent would do
+
+
+def _correlated(rng, count):
+    return math.sqrt(0.6) * rng.normal(size=count).repeat(5) + math.sqrt(0.4) * rng.normal(size=5 * count)
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -79,6 +110,7 @@ def test_under_five_clusters_there_is_no_interval(count):
     mean, low, high, n = mean_interval(values)
     assert (mean, n) == (19.5, 40) and math.isnan(low) and math.isnan(high)
     assert named_mean("x", values) == {"x": 19.5, "x_n": 40}
+    assert f"{count} screenshots" in why_no_interval(count) and why_no_interval(5) is None
 
 
 def test_names_in_the_summary():
