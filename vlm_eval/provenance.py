@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 from typing import Any, Optional, Sequence
 
@@ -48,7 +49,7 @@ def inputs_hash(cfg: DictConfig, task: Task, engine: Engine, items: Sequence[Ite
 def git_commit() -> Optional[str]:
     """The commit of the checkout this runs from, with "+" behind it when files differ from it; None in a wheel."""
     root = paths.PACKAGE.parent
-    if not (root / ".git").exists():
+    if not (root / ".git").exists() or not shutil.which("git"):
         return None
     answer = subprocess.run(
         ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=root, capture_output=True, text=True
