@@ -231,7 +231,7 @@ def test_languagetool_on_this_machine_counts_where_it_is_there(java, tmp_path, m
     assert not servers_left()
 
 
-@pytest.mark.skipif(not (shutil.which("java") and shutil.which("javac")), reason="no JDK (java, javac) on this machine")
+@pytest.mark.needs("javac")
 def test_with_a_real_java_and_a_jar(tmp_path):
     """The jar is no LanguageTool: its server class starts the one over pylat-ru."""
     source = tmp_path / "HTTPServer.java"
