@@ -27,8 +27,12 @@ BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--font-render-hinting=none"]
 SIZES = {"phone": (390, 844, 2), "desktop": (1280, 800, 1.5)}  # width and height in CSS pixels, pixels a CSS pixel
 SETS = {  # descriptions, folder, first letters of the ids, columns
-    "annotation.yaml": ("screen_annotation", "sa", ["item_id", "image", "reference", "facts", "device"]),
-    "vqa.yaml": ("vqa", "vqa", ["item_id", "image", "question", "reference", "facts", "device"]),
+    "annotation.yaml": ("screen_annotation", "sa", ["item_id", "image", "reference", "facts", "device", "screen_text"]),
+    "vqa.yaml": (
+        "vqa",
+        "vqa",
+        ["item_id", "image", "question", "reference", "facts", "device", "screen_text"],
+    ),
 }
 
 
@@ -75,9 +79,11 @@ def browse(browser: str, page: Path, device: str, *flags: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def visible_text(browser: str, page: Path, device: str) -> str:
+def visible_text(browser: str, page: Path, device: str) -> list[str]:
+    """What a person can read on the screen, a piece for each text of the page."""
     dom = browse(browser, page, device, "--dump-dom")
-    return plain(html.unescape(re.search(r"<title>(.*?)</title>", dom, re.DOTALL)[1]))
+    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)[1]
+    return [plain(line) for line in html.unescape(title).splitlines() if line.strip()]
 
 
 def save_palette(source: Path, target: Path) -> None:
@@ -132,9 +138,9 @@ def make_set(source: str, out: Path, browser: str, scratch: Path) -> list[str]:
         browse(browser, page, screen["device"], f"--screenshot={shot}")
         seen = visible_text(browser, page, screen["device"])
         new = rows_of(screen, prefix)
-        wrong += [problem for row in new for problem in problems(row, seen)]
+        wrong += [problem for row in new for problem in problems(row, " ".join(seen))]
         save_palette(shot, images / new[0]["image"])
-        rows += new
+        rows += [{**row, "screen_text": " | ".join(seen)} for row in new]
     write_table(out / folder / "items.csv", fields, rows)
     size = sum(file.stat().st_size for file in images.iterdir()) / 1e6
     print(f"{out / folder}: {len(rows)} items, {size:.2f} MB of images")

@@ -12,7 +12,7 @@ from vlm_eval.errors import BadInput
 from vlm_eval.rows import Item
 from vlm_eval.tables import TABLES, read_table
 
-FIELDS = ("item_id", "image", "question", "reference", "facts", "device")
+FIELDS = ("item_id", "image", "question", "reference", "facts", "device", "screen_text")
 REQUIRED = ("image",)
 
 
@@ -114,6 +114,7 @@ def _item(row: dict[str, str], layout: LayoutConfig, table: Path, number: int) -
         reference=cell.get("reference") or None,
         facts=_facts(cell.get("facts", ""), table, number),
         device=cell.get("device") or None,
+        screen_text=cell.get("screen_text") or None,
     )
 
 
