@@ -52,13 +52,10 @@ def claims(text: str, names: bool) -> list[Claim]:
 
 
 def _without_quotes_around(text: str) -> str:
-    """Small models put their whole answer in quotes, or open them and forget to close them."""
+    """Small models put their whole answer in quotes, which makes it no label of the screen."""
     text = text.strip()
-    second = text.find('"', 1)
-    if not text.startswith('"') or not (second in (-1, len(text) - 1) or text[second - 1].isspace()):
-        return text
-    text = text[1:]
-    return text[:-1] if text.endswith('"') and text.count('"') % 2 else text
+    around = re.fullmatch(r"\"([^\"]*)\"|«([^«»]*)»|“([^“”]*)”", text)
+    return next(filter(None, around.groups()), "") if around else text
 
 
 def _counts(quantity: Quantity, text: str) -> bool:

@@ -64,8 +64,8 @@ def _close_together(wanted: Sequence[Token], sentence: Sequence[Token]) -> bool:
 
 def _in_order(wanted: Sequence[Token], sentence: Sequence[Token]) -> bool:
     def follow(at: int) -> bool:
-        for number, token in enumerate(wanted):
-            if number and at < len(sentence) and not _same(sentence[at], token) and isinstance(sentence[at], Word):
+        for token in wanted:
+            if at < len(sentence) and not _same(sentence[at], token) and isinstance(sentence[at], Word):
                 at += 1
             if at >= len(sentence) or not _same(sentence[at], token):
                 return False
