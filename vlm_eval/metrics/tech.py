@@ -38,7 +38,7 @@ class Tech(PlainMetric):
             summary |= named_mean("tech/length_chars_mean", column(scores, data, "length_chars"))
             visual = [(a.cluster, a.visual_tokens) for a in answered if a.visual_tokens is not None]
             summary |= named_mean("tech/visual_tokens_mean", visual)
-        summary |= self._latency(data)
+        summary |= self._latency(data) | self._cost(data)
         wall = data.engine.get("generation_wall_s")
         if wall:
             tokens = data.engine.get("generation_output_tokens", 0)
@@ -47,6 +47,12 @@ class Tech(PlainMetric):
             if data.engine.get(fact) is not None:
                 summary[f"tech/{fact}"] = data.engine[fact]
         return summary
+
+    def _cost(self, data: Answered) -> dict[str, float]:
+        """USD paid for the answers of a model behind an API; nothing where one's price is unknown."""
+        paid = [x.cost_usd for x in (*data.answers, *data.latencies) if x.cost_usd is not None]
+        whole = all(x.cost_usd is not None for x in data.answers if x.text is not None)
+        return {"tech/cost_usd": sum(paid)} if paid and whole else {}
 
     def _latency(self, data: Answered) -> dict[str, float]:
         timed = [x for x in data.latencies if x.latency_s is not None and x.item_id in data.items]
