@@ -84,7 +84,7 @@ def test_a_config_error_imports_nothing_heavy(tmp_path, arguments):
 def test_the_installed_command_ends_with_the_exit_code(tmp_path):
     done = subprocess.run([VLM_EVAL, "quant=awk"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    said = "vlm-eval: quant=awk: no such option; did you mean awq? quant has: awq, bf16, gptq4, gptq8, recorded\n"
+    said = "vlm-eval: quant=awk: no such option; did you mean awq? quant has: awq, bf16, gptq4, gptq8, none, recorded\n"
     assert done.stderr == said
 
 
@@ -184,6 +184,8 @@ NEEDED = {  # what an option cannot do without
     "model=local": ["model.path=FOLDER"],
     "engine=replay": ["engine.path=recorded.csv"],
     "engine=replay_seed": ["engine.path=recorded.csv"],
+    "judge=local": ["judge.model=FOLDER"],
+    "judge=people": ["judge.path=ratings.xlsx"],
     "judge=server": ["judge.model=openai/x", "judge.api_base=http://127.0.0.1:1/v1"],
 }
 
@@ -203,7 +205,8 @@ def test_every_option_of_every_group_composes(choices):
     for group in ("model", "quant", "task"):  # a run's folder is named after the option
         name = cfg[group].name.lower().replace("-instruct", "").replace("-", "_").replace(".", "_")
         # Without its version; recorded and api are named after whoever gives the answers.
-        assert name.replace("_", "").startswith(choices[group].replace("_", "")) or choices[group] in ("recorded", "api")
+        choice = choices[group]
+        assert name.replace("_", "").startswith(choice.replace("_", "")) or choice in ("recorded", "api")
     for node in (cfg.task, cfg.judge, cfg.tracking, *cfg.metrics.values()):
         assert type(config.build(node)).__name__ == node._target_.rpartition(".")[2]
 

@@ -152,6 +152,7 @@ def test_an_answer_that_is_missing_is_a_failed_answer(tmp_path, replay, text, re
     summary = run.summary()
     assert summary["tech/failed_rate"] == pytest.approx(1 / 3)
     assert summary["rouge/rouge1_f_mean_n"] == 2
+    assert "tech/truncated_rate" not in summary  # the table does not say why an answer ended
     assert "tech/latency_s_mean" not in summary  # the time of an answer that is none says nothing
 
 
@@ -282,12 +283,20 @@ def test_a_sweep_folder_is_scored_again_as_a_whole(old_sweep, vlm_eval_cli):
     assert sorted(name.rpartition("-")[0] for name in runs()) == ["demo-awq-vqa", "demo-bf16-vqa"]
 
 
-def test_an_mlflow_run(old_sweep, vlm_eval_cli):
+def test_an_mlflow_run(old_sweep, vlm_eval_cli, tmp_path, monkeypatch):
     [old] = [RunFolder(p) for p in old_sweep.iterdir() if "-awq-" in p.name]
     run_id = old.status()["mlflow_run_id"]
     ended = vlm_eval_cli("engine=replay", f"engine.path={run_id}", "task=vqa", *REPLAY[:2])
     assert ended.code == 0, ended.err
     assert the_run().read("answers") == old.read("answers")
+    # From a folder that has no store: the store is named, and with it the data are found.
+    monkeypatch.chdir(tmp_path)
+    ended = vlm_eval_cli(
+        *("engine=replay", f"engine.path={run_id}", "task=vqa", *REPLAY),
+        f"engine.tracking_uri=sqlite:///{old_sweep.parent}/mlruns/mlflow.db",
+    )
+    assert ended.code == 0, ended.err
+    monkeypatch.chdir(old_sweep.parent)
     # A sweep's parent run has no answers of its own.
     parent = read_json(old_sweep / "sweep.json")["mlflow_run_id"]
     ended = vlm_eval_cli("engine=replay", f"engine.path={parent}", "task=vqa", *REPLAY[:2])

@@ -25,8 +25,13 @@ from vlm_eval.errors import BadInput
 
 # Keys that say how something is run, not what comes out.
 HOW_IT_IS_RUN = (
-    *("sweep.", "hydra.", "tracking", "run.timeout_s", "engine.tracking_uri"),
-    *(f"judge.{key}" for key in ("cache", "budget_usd", "concurrency", "retries", "timeout_s", "max_fail_rate")),
+    *("sweep.", "hydra.", "tracking", "run.timeout_s"),
+    *("engine.tracking_uri", "judge.tracking_uri", "reference.tracking_uri"),
+    *(
+        f"{who}.{key}"
+        for who in ("engine", "judge")
+        for key in ("cache", "budget_usd", "concurrency", "retries", "timeout_s", "max_fail_rate")
+    ),
 )
 
 
@@ -39,6 +44,7 @@ class ModelConfig:
     path: Optional[str] = None  # one folder for whatever `quant` says it holds
     revision: Optional[str] = None
     trust_remote_code: bool = False
+    litellm: Optional[str] = None  # what LiteLLM calls a model behind an API
     # For the memory estimate where no checkpoint is on this disk yet:
     parameters: Optional[float] = None  # all of them
     linear_parameters: Optional[float] = None  # of the decoder's linear layers, the ones that are quantised
@@ -47,11 +53,21 @@ class ModelConfig:
 
 @dataclass
 class QuantConfig:
-    """A quantisation: what must be found loaded. `method` is null for an unquantised model."""
+    """A quantisation: what must be found loaded. `method` is null for an unquantised model, `bits` where none is."""
 
     name: str = "???"
     method: Optional[str] = None
     bits: Optional[int] = 16
+
+
+@dataclass
+class ReferenceConfig:
+    """Whose answers the candidate's are held against; nothing set: the references of the data set's own table."""
+
+    run: Optional[str] = None  # a run folder, a sweep folder or an MLflow run id
+    candidate: Optional[str] = None
+    repeat: Optional[int] = None
+    tracking_uri: Optional[str] = None
 
 
 @dataclass
@@ -75,6 +91,7 @@ class RootConfig:
     judge: Any = None
     metrics: Any = None
     tracking: Any = None
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     run: RunConfig = field(default_factory=RunConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
@@ -91,6 +108,7 @@ def register_resolvers() -> None:
     add("recorded", _recorded)
     add("data_root", _data_root)
     add("folder_name", _folder_name)
+    add("default_model", _default_model)
 
 
 def _sweep_dir(resume: Optional[str]) -> str:
@@ -118,6 +136,11 @@ def _data_root(replayed: Optional[str], tracking_uri: Optional[str], layouts: Di
 def _folder_name(choice: str, name: Optional[str]) -> str:
     """A group's option as part of a folder's name; of recorded answers, who gave them."""
     return re.sub(r"[^\w.+-]+", "_", str(name)) if choice == "recorded" and name else choice
+
+
+def _default_model(engine: str) -> str:
+    """The model where none is chosen: of an engine that replays (by its option's name), whoever gave the answers."""
+    return "recorded" if engine.startswith("replay") else "demo"
 
 
 def hash8(overrides: Any) -> str:

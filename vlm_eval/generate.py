@@ -23,7 +23,11 @@ def generate(
     """The latency pass and all answers, as far as they are not in the folder yet; the engine is gone afterwards."""
     repeats = engine.repeats(task.config.repeats)
     requests = requests_of(cfg, task, items, repeats)
-    have = {(a.item_id, a.repeat) for a in folder.read("answers")}
+    before, latencies = folder.read("answers"), folder.read("latency")
+    kept = engine.keep(before, latencies)
+    if len(kept) < len(before):
+        folder.replace("answers", kept)
+    have = {(a.item_id, a.repeat) for a in kept}
     unasked = [
         rows.Answer(i.item_id, k, i.cluster, None, error=i.error)
         for i in items.values()
@@ -33,7 +37,7 @@ def generate(
     ]
     folder.append("answers", unasked)
     todo = [r for r in requests if (r.item_id, r.repeat) not in have]
-    timed = {(x.item_id, x.repeat) for x in folder.read("latency")}
+    timed = {(x.item_id, x.repeat) for x in latencies}
     alone = [r for r in engine.alone(requests) if (r.item_id, r.repeat) not in timed]
     if todo or alone:
         _with_engine(engine, requests, todo, alone, folder, report)

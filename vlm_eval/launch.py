@@ -18,6 +18,7 @@ from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 
+from vlm_eval import config
 from vlm_eval.progress import Display
 from vlm_eval.store import RunFolder
 
@@ -78,8 +79,10 @@ def launch(cfg: DictConfig, run_dir: Path, label: str) -> dict[str, Any]:
 
 def _environment(cfg: DictConfig) -> dict[str, str]:
     engine = importlib.import_module(cfg.engine._target_.rpartition(".")[0])
-    wanted = engine.environment(OmegaConf.to_object(cfg.engine)) if hasattr(engine, "environment") else {}
-    return {**os.environ, **{k: v for k, v in wanted.items() if k not in os.environ}}  # a person's own setting wins
+    of_engine = engine.environment(OmegaConf.to_object(cfg.engine)) if hasattr(engine, "environment") else {}
+    judge = config.build(cfg.judge)
+    of_judge = judge.environment() if hasattr(judge, "environment") else {}
+    return {**of_judge, **of_engine, **os.environ}  # a person's own setting wins
 
 
 def _stop(process: subprocess.Popen) -> None:

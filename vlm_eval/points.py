@@ -9,7 +9,7 @@ from typing import Any, Optional
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vlm_eval import config
+from vlm_eval import config, judging
 from vlm_eval.comparison import Run, read_runs
 from vlm_eval.errors import BadInput
 from vlm_eval.rows import Judgement
@@ -83,6 +83,9 @@ def _read(sweep_dir: Path, run: Run, cwd: Path, metric: Optional[str], judge: Op
 
 def _judgements(folder: RunFolder, cfg: DictConfig, asked: Optional[str]) -> list[Judgement]:
     """Those of the judge asked for, else of the run's own judge or panel, else of the only one there is."""
+    if judging.judges_of(folder):
+        return judging.judgements_of(folder, asked or judging.main_judge(folder))
+    # A run that was judged before provenance.json named its judges.
     judgements = folder.read("judgements")
     members = OmegaConf.select(cfg, "judge.members") or {}
     own = {OmegaConf.select(cfg, "judge.name"), *(member.name for member in members.values() if member)}

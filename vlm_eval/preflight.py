@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from vlm_eval import config as configs
+from vlm_eval import references
 from vlm_eval.engines.base import engine_of
 from vlm_eval.errors import BadInput
 from vlm_eval.provenance import inputs_hash
@@ -29,7 +30,8 @@ class Plan:
     memory_gib: Optional[float]  # None: cannot be known before the checkpoint is here
     judge_calls: int
     judge_usd: Optional[float]
-    not_scored: tuple[str, ...] = ()  # what metrics cannot be had here, a sentence each
+    answers_usd: Optional[float] = 0.0  # for a model behind an API; None: unknown
+    not_scored: tuple[str, ...] = ()  # what cannot be had here, metrics and references, a sentence each
 
 
 def check(cfg: DictConfig, run_dir: Optional[str] = None) -> Plan:
@@ -39,7 +41,7 @@ def check(cfg: DictConfig, run_dir: Optional[str] = None) -> Plan:
     if resume and not (Path(resume) / "sweep.json").is_file():
         raise BadInput(f"sweep.resume={resume}: no sweep.json there; give the folder of an earlier sweep")
     task: Task = configs.build(cfg.task)
-    items = task.items()
+    items, _ = references.read_items(cfg, task)
     engine = engine_of(cfg, task)
     if run_dir:
         made_from = RunFolder(run_dir).provenance().get("inputs_sha256")
@@ -49,10 +51,13 @@ def check(cfg: DictConfig, run_dir: Optional[str] = None) -> Plan:
     memory = engine.check(task, usable)
     judge = configs.build(cfg.judge)
     judge.check()
-    answers = len(usable) * len(engine.repeats(task.config.repeats))
+    repeats = len(engine.repeats(task.config.repeats))
+    answers, usd_each = len(usable) * repeats, engine.cost(task, usable)
     found = {name: configs.build(cfg.metrics[name]).check() for name in cfg.metrics}
-    not_scored = tuple(f"{name} will not be scored: {why}" for name, why in found.items() if why)
-    return Plan(len(items), answers, memory, *judge.cost(answers), not_scored)
+    not_scored = [f"{name} will not be scored: {why}" for name, why in found.items() if why]
+    not_scored += filter(None, [references.without_reference(items)])
+    usd = None if usd_each is None else usd_each * repeats
+    return Plan(len(items), answers, memory, *judge.cost(answers), usd, tuple(not_scored))
 
 
 def warn(plans: Sequence[Plan]) -> None:
@@ -74,8 +79,10 @@ def dry_run_table(points: Sequence[tuple[Sequence[str], Plan]]) -> str:
         ]
         for overrides, plan in points
     ]
+    usd = [plan.answers_usd for _, plan in points]
+    paid = " (USD unknown)" if None in usd else f" (up to {sum(usd):.2f} USD)" if any(usd) else ""
     total = (
-        f"{len(points)} points, {sum(p.answers for _, p in points)} answers, "
+        f"{len(points)} points, {sum(p.answers for _, p in points)} answers{paid}, "
         f"{sum(p.judge_calls for _, p in points)} judge calls. Nothing was started (sweep.dry_run)."
     )
     return text_table(["overrides", "items", "answers", "memory GiB", "judge calls", "judge USD"], rows) + "\n" + total

@@ -23,6 +23,7 @@ class Item:
     width: Optional[int] = None
     height: Optional[int] = None
     error: Optional[str] = None  # why this item cannot be asked (task.on_bad_item=record)
+    no_reference: Optional[str] = None  # why reference.run gave it none
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Answer:
     error: Optional[str] = None
     visual_tokens: Optional[int] = None
     resized: Optional[tuple[int, int]] = None  # width, height in pixels as the vision tower saw them
+    cost_usd: Optional[float] = None  # paid for in this run: 0 for one from the cache; None: free, or of unknown price
 
 
 def failed_if_empty(answer: Answer) -> Answer:
@@ -60,6 +62,7 @@ class Latency:
     chars: Optional[int] = None
     error: Optional[str] = None
     repeat: int = 0
+    cost_usd: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Judgement:
     item_id: str
     repeat: int
     judge: str
-    order: str  # "ab": candidate shown first, "ba": second, "single": alone
+    order: str  # "ab": candidate shown first, "ba": second, "single": alone; of people "shuffled", of tables "unknown"
     judge_repeat: int
     saw_image: bool
     candidate_score: Optional[float]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vlm_eval import config
+from vlm_eval import config, references
 from vlm_eval.engines.base import Engine, engine_of
 from vlm_eval.generate import generate
 from vlm_eval.progress import Reporter
@@ -40,7 +40,7 @@ def run(cfg: DictConfig, folder: RunFolder, report: Reporter) -> None:
 
 def read_items(cfg: DictConfig, task: Task, engine: Engine, folder: RunFolder, report: Reporter) -> dict[str, Item]:
     report("items")
-    items = task.items()
+    items, reference_facts = references.read_items(cfg, task)
     wanted = inputs_hash(cfg, task, engine, items)
     if folder.provenance().get("inputs_sha256", wanted) != wanted:
         raise RuntimeError("the rows in this folder were made from another config, prompt or data; take another folder")
@@ -50,6 +50,7 @@ def read_items(cfg: DictConfig, task: Task, engine: Engine, folder: RunFolder, r
         data_root=str(Path(task.config.data.root).resolve()),
         **environment_facts(),
         **task.facts(),
+        **reference_facts,
     )
     report("items", len(items), len(items), _bad(items))
     return {item.item_id: item for item in items}

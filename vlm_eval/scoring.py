@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vlm_eval import config, rows
+from vlm_eval.judging import judge_answers
 from vlm_eval.metrics.base import Answered
 from vlm_eval.progress import Reporter
 from vlm_eval.rows import Item
@@ -52,35 +54,4 @@ def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Re
 
 def judge(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFolder, report: Reporter) -> None:
     """Judgements that are not in the folder yet, and their part of the summary."""
-    from vlm_eval.judges.base import Judge, JudgeRequest
-    from vlm_eval.judges.summary import summarise
-
-    chosen: Judge = config.build(cfg.judge)
-    folder.provenance(judge=chosen.facts())
-    answers = folder.read("answers")
-    report("judge")
-    # A judgement that failed is asked for again; the new one takes the place of the old.
-    before = folder.read("judgements")
-    kept = [j for j in before if j.judge not in chosen.names or j.status not in ("error", "over_budget")]
-    if len(kept) < len(before):
-        folder.replace("judgements", kept)
-    mine = [j for j in kept if j.judge in chosen.names]
-    have: dict[tuple[str, int], set] = {}
-    for j in mine:
-        have.setdefault((j.item_id, j.repeat), set()).add((j.judge, j.order, j.judge_repeat))
-    requests = [
-        JudgeRequest(
-            items[a.item_id], a, task.image_path(items[a.item_id]), frozenset(have.get((a.item_id, a.repeat), ()))
-        )
-        for a in answers
-    ]
-    done, calls = len(mine), chosen.cost(len(answers))[0]
-    for new in chosen.judge(requests, sum(j.cost_usd or 0.0 for j in before if j.judge in chosen.names)):
-        folder.append("judgements", new)
-        done += len(new)
-        report("judge", done, calls)
-    found = summarise([j for j in folder.read("judgements") if j.judge in chosen.names], answers)
-    write_json(folder.path / "summary.json", {**folder.summary(), **found})
-    limit = OmegaConf.select(cfg, "judge.max_fail_rate")
-    if limit is not None and found.get("judge/fail_rate", 0.0) > limit:
-        raise RuntimeError(f"{found['judge/fail_rate']:.0%} of judgements failed, over judge.max_fail_rate={limit:.0%}")
+    judge_answers(cfg, items, Path(task.config.data.root), folder, report)

@@ -58,6 +58,14 @@ class Engine(Protocol):
         """Those of the requests that are timed alone."""
         return ()
 
+    def keep(self, answers: Sequence[Answer], latencies: Sequence[Latency]) -> Sequence[Answer]:
+        """Of an earlier attempt at this run, the answers that stay; the others are asked for again."""
+        return answers
+
+    def cost(self, task: Task, items: Sequence[Item]) -> Optional[float]:
+        """USD that one answer to each item takes at most; None when unknown."""
+        return 0.0
+
     def check(self, task: Task, items: Sequence[Item]) -> Optional[float]:
         """Before anything starts: BadInput for what cannot work; GiB of memory it would take, None when unknown."""
 

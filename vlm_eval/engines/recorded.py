@@ -1,4 +1,4 @@
-"""Answers that were given before: read from a table, from a run folder, or from an MLflow run."""
+"""Answers that were given before, and the judgements beside them: in a table, in a run folder, or in an MLflow run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
@@ -22,6 +22,8 @@ FIELDS = (
     *("model", "item_id", "image", "question", "device", "repeat", "text", "error", "finish_reason"),
     *("latency_s", "ttft_s", "prompt_tokens", "output_tokens"),
 )
+JUDGEMENT = ("candidate_score", "reference_score", "rationale", "judge", "order")
+KEPT = ("answers.jsonl", "latency.jsonl", "items.jsonl", "judgements.jsonl", "provenance.json", "hydra")  # of MLflow's
 NO_TEXT = ("nan", "none", "null", "<na>")  # what programs write where there was no text
 
 
@@ -35,6 +37,7 @@ class Row:
     device: str
     answer: Answer
     latency: Optional[Latency] = None
+    judgement: Mapping[str, str] = field(default_factory=dict)  # cells of a table that judge this answer, as they stand
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,27 @@ def is_sweep(path: str) -> bool:
     return (Path(path) / "sweep.json").is_file()
 
 
-def run_folder(path: str, candidate: Optional[str], tracking_uri: Optional[str]) -> Optional[RunFolder]:
-    """The folder of the recorded run, fetched from MLflow where `path` is a run id; None where it is a table."""
+def run_folder(
+    path: str, candidate: Optional[str], tracking_uri: Optional[str], option: str = "engine.path"
+) -> Optional[RunFolder]:
+    """The folder of the recorded run, fetched from MLflow where `path` is a run id; None where it is a table.
+
+    A BadInput names the option that gave the path."""
+    group = option.partition(".")[0]
     if is_mlflow(path):
-        return RunFolder(_fetched(path.removeprefix("runs:/"), tracking_uri))
+        return RunFolder(_fetched(path.removeprefix("runs:/"), tracking_uri, option))
     if is_sweep(path) and candidate:
         folder = Path(path) / candidate
         if not folder.is_dir():
-            raise BadInput(f"engine.candidate={candidate}: no such run in {path}; it has {', '.join(runs_of(path))}")
+            raise BadInput(f"{group}.candidate={candidate}: no such run in {path}; it has {', '.join(runs_of(path))}")
         return RunFolder(folder)
     if is_sweep(path):
-        raise BadInput(f"engine.path={path}: a sweep; give engine.candidate=RUN, or engine.candidate=all with -m")
+        or_all = ", or engine.candidate=all with -m" if group == "engine" else ""
+        raise BadInput(f"{option}={path}: a sweep; give {group}.candidate=RUN{or_all}")
     if not Path(path).is_dir():
         return None
     if not (Path(path) / "answers.jsonl").is_file():
-        raise BadInput(f"engine.path={path}: no answers.jsonl there; it is no run folder")
+        raise BadInput(f"{option}={path}: no answers.jsonl there; it is no run folder")
     return RunFolder(path)
 
 
@@ -81,13 +90,14 @@ def runs_of(sweep: str, task: Optional[str] = None) -> list[str]:
 
 
 @functools.cache
-def _fetched(run_id: str, uri: Optional[str]) -> Path:
+def _fetched(run_id: str, uri: Optional[str], option: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     from vlm_eval.tracking.mlflow import client_of
 
     if not uri:
-        raise BadInput(f"engine.path={run_id}: a MLflow run id needs engine.tracking_uri, or a tracking that has a uri")
+        needed = f"{option.partition('.')[0]}.tracking_uri"
+        raise BadInput(f"{option}={run_id}: a MLflow run id needs {needed}, or a tracking that has a uri")
     folder = Path(tempfile.mkdtemp(prefix="vlm-eval-replay-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
@@ -95,14 +105,12 @@ def _fetched(run_id: str, uri: Optional[str]) -> Path:
         there = {artifact.path for artifact in client.list_artifacts(run_id)}
         if "answers.jsonl" not in there:
             raise BadInput(
-                f"engine.path={run_id}: that MLflow run holds no answers.jsonl; give the id of a run, not of a sweep"
+                f"{option}={run_id}: that MLflow run holds no answers.jsonl; give the id of a run, not of a sweep"
             )
-        for name in there & {"answers.jsonl", "latency.jsonl", "items.jsonl", "provenance.json", "hydra"}:
+        for name in there & set(KEPT):
             client.download_artifacts(run_id, name, str(folder))
     except MlflowException as error:
-        raise BadInput(
-            f"engine.path={run_id}: not to be had from {uri}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise BadInput(f"{option}={run_id}: not to be had from {uri}: {' '.join(str(error).split())[:300]}") from error
     (folder / "hydra").rename(folder / ".hydra")
     return folder
 
@@ -115,6 +123,12 @@ def recorded_config(folder: RunFolder) -> Any:
     if not file.is_file():
         raise BadInput(f"{folder.path}: no .hydra/config.yaml there; it is no run folder")
     return OmegaConf.load(file)
+
+
+def read(path: str, columns: Mapping[str, str], candidate: Optional[str], tracking_uri: Optional[str]) -> Recorded:
+    """One candidate's rows, wherever they are recorded."""
+    folder = run_folder(path, candidate, tracking_uri)
+    return read_run(folder) if folder else read_answers(path, columns, candidate)
 
 
 def read_run(folder: RunFolder) -> Recorded:
@@ -168,10 +182,11 @@ def models_of(path: str, columns: Mapping[str, str]) -> list[str]:
 @functools.lru_cache(maxsize=1)  # a sweep over its candidates reads it once
 def _table(path: str, columns: tuple[tuple[str, str], ...]) -> list[dict[str, str]]:
     """All rows under our names."""
-    ours_of = {theirs: ours for ours, theirs in columns}
+    # A column that is mapped by hand is not also what its own name says: those come last here.
+    ours_of = {theirs: ours for ours, theirs in sorted(columns, key=lambda pair: pair[0] != pair[1])}
     for ours in ours_of.values():
-        if ours not in FIELDS:
-            raise BadInput(f"engine.columns.{ours}: no such field; there are {', '.join(FIELDS)}")
+        if ours not in (*FIELDS, *JUDGEMENT):
+            raise BadInput(f"engine.columns.{ours}: no such field; there are {', '.join((*FIELDS, *JUDGEMENT))}")
     if Path(path).suffix.lower() not in TABLES:
         raise BadInput(
             f"engine.path={path}: neither a table ({', '.join(TABLES)}) nor a run folder, sweep folder or MLflow run id"
@@ -212,7 +227,10 @@ def _row(path: str, number: int, cell: Mapping[str, str]) -> Row:
     if seconds is not None and text is not None:
         first = _optional(_seconds, cell, "ttft_s", f"{path}: {where}")
         latency = Latency(item_id, seconds, first, answer.output_tokens, len(text), repeat=repeat)
-    return Row(where, cell.get("image", ""), cell.get("question", ""), cell.get("device", ""), answer, latency)
+    judgement = {name: cell[name] for name in JUDGEMENT if name in cell}
+    return Row(
+        where, cell.get("image", ""), cell.get("question", ""), cell.get("device", ""), answer, latency, judgement
+    )
 
 
 def _optional(parse: Any, cell: Mapping[str, str], name: str, where: str) -> Any:

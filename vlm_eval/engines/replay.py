@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
 
 from vlm_eval.engines import recorded
 from vlm_eval.engines.base import Candidate, Engine, Request
+from vlm_eval.engines.matching import match
 from vlm_eval.engines.recorded import Recorded, Row
 from vlm_eval.errors import BadInput
 from vlm_eval.rows import Answer, Item, Latency
@@ -98,7 +98,7 @@ class ReplayEngine(Engine):
                 raise BadInput(
                     f"{self.config.path}: item {item.item_id} was answered about another picture than {item.image}"
                 )
-        found, strangers = self._match({i.item_id: (i.cluster, i.question) for i in items})
+        found, strangers = match(self.config.path, self._recorded.rows, items)
         # Rows about pictures that cannot be read go with them, where that was asked for.
         if not found or (strangers and task.config.on_bad_item != "record"):
             row = strangers[0]
@@ -153,7 +153,7 @@ class ReplayEngine(Engine):
 
     def _load(self, requests: Sequence[Request]) -> None:
         if not self._found:
-            self._found, _ = self._match({r.item_id: (r.cluster, r.question) for r in requests})
+            self._found, _ = match(self.config.path, self._recorded.rows, requests)
 
     @functools.cached_property
     def _folder(self):
@@ -161,50 +161,4 @@ class ReplayEngine(Engine):
 
     @functools.cached_property
     def _recorded(self) -> Recorded:
-        if self._folder:
-            return recorded.read_run(self._folder)
-        return recorded.read_answers(self.config.path, self.config.columns, self.config.candidate)
-
-    def _match(self, items: Mapping[str, tuple[str, Optional[str]]]) -> tuple[dict[tuple[str, int], Row], list[Row]]:
-        """Rows by (item_id, repeat), and those that belong to no item. `items`: item_id -> (screenshot, question)."""
-        by_name = _items_by_name(items)
-        found: dict[tuple[str, int], Row] = {}
-        strangers = []
-        for row in self._recorded.rows:
-            item = _item_of(row, items, by_name)
-            if item is None:
-                strangers.append(row)
-                continue
-            key = (item, row.answer.repeat)
-            if key in found:
-                raise BadInput(
-                    f"{self.config.path}: {found[key].where} and {row.where} both answer item {item!r}, repeat "
-                    f"{key[1]}; a table with repeats has a column for them (engine.columns.repeat=NAME)"
-                )
-            found[key] = row
-        return found, strangers
-
-
-def _items_by_name(items: Mapping[str, tuple[str, Optional[str]]]) -> dict[tuple[str, str], set[str]]:
-    """Items by every name that a table may use for their screenshot: with and without folder and ending."""
-    by_name: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for item_id, (cluster, question) in items.items():
-        path = PurePosixPath(cluster)
-        for name in {cluster, str(path.with_suffix("")), path.name, path.stem}:
-            by_name[name, _words(question)].add(item_id)
-    return by_name
-
-
-def _item_of(row: Row, items: Mapping[str, Any], by_name: Mapping[tuple[str, str], set[str]]) -> Optional[str]:
-    if row.answer.item_id:
-        return row.answer.item_id if row.answer.item_id in items else None
-    # The device is the folder of a screenshot whose name alone would not tell it from another's.
-    for name in (row.image, f"{row.device}/{row.image}"):
-        found = by_name.get((name, _words(row.question)), set())
-        if len(found) == 1:
-            return next(iter(found))
-    return None
-
-
-def _words(question: Optional[str]) -> str:
-    return " ".join((question or "").split())
+        return recorded.read(self.config.path, self.config.columns, self.config.candidate, self.config.tracking_uri)

@@ -20,7 +20,8 @@ class JudgeRequest:
 
 
 class Judge(Protocol):
-    """Built from its config."""
+    """Built from its config. One that only reads what is written elsewhere has `remade = True`: all its judgements are
+    read anew each time, where others are asked again only for those that failed."""
 
     name: str
     names: Sequence[str]  # what stands in the judgements: its own name, or those of a panel's members

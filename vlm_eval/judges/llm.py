@@ -44,15 +44,19 @@ class LlmJudge:
             raise BadInput(f"judge.image={config.image}: it is auto, required or never")
         if config.repeats < 1:
             raise BadInput(f"judge.repeats={config.repeats}: at least 1")
-        file = paths.prompt(config.prompt, "judge")
-        if not file.is_file():
-            raise BadInput(f"judge.prompt={config.prompt}: no such prompt file, here or in conf/judge/prompts")
         self.config = config
         self.name = config.name
         self.names = (config.name,)
-        self.system = file.read_text(encoding="utf-8").strip()
+        self.system = self.instructions()
         self.redact = Redact(config.redact)
         self.transport = Transport(config)
+
+    def instructions(self) -> str:
+        """What the model is told before every case."""
+        file = paths.prompt(self.config.prompt, "judge")
+        if not file.is_file():
+            raise BadInput(f"judge.prompt={self.config.prompt}: no such prompt file, here or in conf/judge/prompts")
+        return file.read_text(encoding="utf-8").strip()
 
     # What a subclass gives.
 
@@ -83,6 +87,10 @@ class LlmJudge:
                 raise BadInput(
                     f"judge.image=required: {self.config.model} sees no images; another model, or image=auto"
                 )
+
+    def environment(self) -> dict[str, str]:
+        """Variables that must stand before the run's process starts, as of an engine."""
+        return {}
 
     def facts(self) -> dict[str, Any]:
         digest = hashlib.sha256(self.system.encode()).hexdigest()
@@ -133,7 +141,7 @@ class LlmJudge:
         if not (request.answer.text or "").strip():
             return "no answer"
         if self.needs_reference and not (request.item.reference or "").strip():
-            return "no reference"
+            return request.item.no_reference or "no reference"
         return None
 
     def _judge_one(self, request: JudgeRequest, order: str, judge_repeat: int, show: bool) -> Judgement:

@@ -47,6 +47,12 @@ class PanelJudge:
         for member in self.members.values():
             member.check()
 
+    def environment(self) -> dict[str, str]:
+        wanted: dict[str, str] = {}
+        for member in self.members.values():
+            wanted |= member.environment()
+        return wanted
+
     def facts(self) -> dict[str, Any]:
         return {"judge_panel": {member.name: member.facts() for member in self.members.values()}}
 

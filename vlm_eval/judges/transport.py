@@ -16,7 +16,7 @@ import re
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional, Sequence, TypeVar
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, TypeVar
 
 from vlm_eval import images
 from vlm_eval.errors import BadInput
@@ -30,6 +30,8 @@ FIRST_WAIT_S = 1.0  # before the first retry; doubles with each
 LONGEST_WAIT_S = 60.0  # also the most that a server's Retry-After is obeyed
 SECRET_MIN_CHARS = 6  # a shorter "key" is a placeholder (EMPTY), and blanking it out would maim ordinary text
 PICTURE_TOKENS = 3000  # a screenshot at most, roughly
+TOKENS = (("prompt", "prompt"), ("output", "completion"))  # our name and the protocol's
+CACHED = ("text", "cut_off", "tokens", "prompt_tokens", "output_tokens")  # of a Reply
 MEND = (
     "Не принято / not accepted: {}. Только объект JSON по схеме, без пояснений. / Only the JSON object, nothing else."
 )
@@ -67,20 +69,24 @@ class Reply:
     cost_usd: Optional[float] = None  # None: LiteLLM has no price for this model
     error: Optional[str] = None
     cached: bool = False
+    prompt_tokens: Optional[int] = None
+    output_tokens: Optional[int] = None
 
 
 class Transport:
-    """Sends chat messages to one model. Its key is read from the environment and shown nowhere."""
+    """Sends chat messages to one model. Its key is read from the environment and shown nowhere.
 
-    def __init__(self, config: TransportConfig):
+    Messages to the user name options as they stand below `where`, and the model's name by `model_option`."""
+
+    def __init__(self, config: TransportConfig, where: str = "judge", model_option: Optional[str] = None):
         for key, least in (("concurrency", 1), ("retries", 0), ("max_tokens", 1)):
             if getattr(config, key) < least:
-                raise BadInput(f"judge.{key}={getattr(config, key)}: at least {least}")
+                raise BadInput(f"{where}.{key}={getattr(config, key)}: at least {least}")
         if config.timeout_s <= 0:
-            raise BadInput(f"judge.timeout_s={config.timeout_s}: more than 0 seconds")
-        self.config = config
+            raise BadInput(f"{where}.timeout_s={config.timeout_s}: more than 0 seconds")
+        self.config, self.where, self.model_option = config, where, model_option or f"{where}.model"
         if (config.usd_per_million_in is None) != (config.usd_per_million_out is None):
-            raise BadInput("judge.usd_per_million_in, usd_per_million_out: give both or none")
+            raise BadInput(f"{where}.usd_per_million_in, usd_per_million_out: give both or none")
         self._schema_refused = False
         self._stop = threading.Event()
         self._cache: Optional[ReplyCache] = None
@@ -88,31 +94,33 @@ class Transport:
 
     def check(self) -> None:
         """BadInput for what would make every call fail; nothing is sent."""
-        config = self.config
+        config, where = self.config, self.where
         if config.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", config.api_key_env):
             # Not shown: it is most likely the key itself.
-            raise BadInput("judge.api_key_env: not the name of a variable; export the key and give the variable's name")
+            raise BadInput(
+                f"{where}.api_key_env: not the name of a variable; export the key and give the variable's name"
+            )
         if config.api_key_env and not self._key():
-            raise BadInput(f"judge.api_key_env={config.api_key_env}: not set; export it, or name another variable")
+            raise BadInput(f"{where}.api_key_env={config.api_key_env}: not set; export it, or name another variable")
         if not (self._key().isascii() and self._key().isprintable()):
-            raise BadInput(f"judge.api_key_env={config.api_key_env}: the key in it has characters that no key has")
+            raise BadInput(f"{where}.api_key_env={config.api_key_env}: the key in it has characters that no key has")
         if config.api_base is not None and re.match(r"https?://[^/]*@", config.api_base):
-            raise BadInput("judge.api_base: holds a password; give the key by its variable, judge.api_key_env")
+            raise BadInput(f"{where}.api_base: holds a password; give the key by its variable, {where}.api_key_env")
         if config.api_base is not None and not re.match(r"https?://[^/]", config.api_base):
-            raise BadInput(f"judge.api_base={config.api_base}: an address such as http://127.0.0.1:8000/v1")
-        litellm = _litellm()
+            raise BadInput(f"{where}.api_base={config.api_base}: an address such as http://127.0.0.1:8000/v1")
+        litellm = load_litellm()
         try:
             litellm.get_llm_provider(config.model, api_base=config.api_base)
         except litellm.exceptions.BadRequestError as error:
             raise BadInput(
-                f"judge.model={config.model}: no provider; write openai/{config.model} for a server's own "
+                f"{self.model_option}={config.model}: no provider; write openai/{config.model} for a server's own "
                 "model, or provider/NAME as LiteLLM has it"
             ) from error
 
         if config.budget_usd is not None and self.price() is None:
             raise BadInput(
-                f"judge.budget_usd={config.budget_usd:g}: no price is known for {config.model}; give "
-                "judge.usd_per_million_in and judge.usd_per_million_out"
+                f"{where}.budget_usd={config.budget_usd:g}: no price is known for {config.model}; give "
+                f"{where}.usd_per_million_in and {where}.usd_per_million_out"
             )
 
     def sees_images(self) -> bool:
@@ -129,7 +137,7 @@ class Transport:
 
     def _info(self) -> Optional[dict[str, Any]]:
         try:
-            return {"supports_vision": None, **_litellm().get_model_info(self.config.model)}
+            return {"supports_vision": None, **load_litellm().get_model_info(self.config.model)}
         except Exception:  # LiteLLM raises a bare Exception for a model that is not in its table
             return None
 
@@ -146,7 +154,7 @@ class Transport:
         self._stop.clear()
         if self.config.cache and self._cache is None:
             self._cache = ReplyCache(Path(self.config.cache))
-        _litellm()  # here, or every thread would begin with waiting for the import
+        load_litellm()  # here, or every thread would begin with waiting for the import
 
         def worker() -> None:
             while not self._stop.is_set():
@@ -173,60 +181,69 @@ class Transport:
     def ask(
         self,
         messages: list[dict[str, Any]],
-        schema: dict[str, Any],
+        schema: Optional[dict[str, Any]] = None,
         invalid: Callable[[str], Optional[str]] = lambda text: None,
         nonce: str = "",
+        more: Mapping[str, Any] = {},
     ) -> Reply:
-        """One reply that should be JSON after `schema`. Never raises: an error is a Reply that says so.
+        """One reply, JSON after `schema` where there is one. Never raises: an error is a Reply that says so.
 
         `invalid` says what is wrong with a reply's text; such a reply is asked for once more, with that reason. Valid
-        ones are cached; `nonce` tells apart what is asked twice on purpose.
+        ones are cached; `nonce` tells apart what is asked twice on purpose. `more` are further parameters of the chat
+        protocol; those that the provider does not have are not sent.
         """
         config = self.config
         key = ReplyCache.key(
-            config.model, config.api_base, config.temperature, config.max_tokens, schema, messages, nonce
+            *(config.model, config.api_base, config.temperature, config.max_tokens, schema, messages, nonce),
+            *([dict(more)] if more else []),
         )
         if found := self._cached(key):
-            return Reply("ok", found["text"], found["cut_off"], found["tokens"], 0.0, cached=True)
-        reply = self._paid(messages, schema)
+            return Reply("ok", **found, cost_usd=0.0, cached=True)
+        optional = dict(more)
+        if schema is not None:
+            form = {"name": "verdict", "strict": True, "schema": schema}
+            optional["response_format"] = {"type": "json_schema", "json_schema": form}
+        reply = self._paid(messages, optional)
         if reply.status == "ok" and (wrong := invalid(reply.text)):
             said = [{"role": "assistant", "content": reply.text}] if reply.text.strip() else []
-            again = self._paid([*messages, *said, {"role": "user", "content": MEND.format(wrong)}], schema)
+            again = self._paid([*messages, *said, {"role": "user", "content": MEND.format(wrong)}], optional)
             spent = {"tokens": _sum(reply.tokens, again.tokens), "cost_usd": _sum(reply.cost_usd, again.cost_usd)}
             # A second attempt that came to nothing leaves the first, which shows what is wrong.
             reply = replace(again if again.status in ("ok", "refused") else reply, **spent)
-        if self._cache and reply.status == "ok" and not invalid(reply.text):
-            self._cache.put(key, {"text": reply.text, "cut_off": reply.cut_off, "tokens": reply.tokens})
+        if self._cache and reply.status == "ok" and reply.text.strip() and not invalid(reply.text):
+            self._cache.put(key, {name: getattr(reply, name) for name in CACHED})
         return reply
 
     def _cached(self, key: str) -> Optional[dict[str, Any]]:
         return self._cache.get(key) if self._cache else None
 
-    def _paid(self, messages: list[dict[str, Any]], schema: dict[str, Any]) -> Reply:
+    def _paid(self, messages: list[dict[str, Any]], optional: dict[str, Any]) -> Reply:
         """A reply within the budget."""
         price = self.price() if self.budget.limit is not None else None
-        most = self._at_most(messages, price) if price else 0.0
+        most = self.at_most(messages, price) if price else 0.0
         if not self.budget.set_aside(most):
-            limit = f"judge.budget_usd={self.budget.limit:g}"
+            limit = f"{self.where}.budget_usd={self.budget.limit:g}"
             return Reply(
                 "over_budget", error=f"{limit}: {self.budget.spent:.4f} USD spent, the next may take {most:.4f}"
             )
-        reply = self._tried(messages, schema)
+        reply = self._tried(messages, optional)
         # Nothing came back, nothing is paid for, as far as anybody can tell.
         self.budget.settle(most, 0.0 if reply.tokens is None and reply.status != "ok" else reply.cost_usd)
         return reply
 
-    def _at_most(self, messages: list[dict[str, Any]], price: tuple[float, float]) -> float:
-        texts = (m["content"] if isinstance(m["content"], str) else m["content"][-1]["text"] for m in messages)
-        pictures = sum(not isinstance(m["content"], str) for m in messages)
+    def at_most(self, messages: Sequence[dict[str, Any]], price: tuple[float, float]) -> float:
+        """USD that one call may cost."""
+        contents = (m["content"] if isinstance(m["content"], list) else [{"text": m["content"]}] for m in messages)
+        parts = [part for content in contents for part in content]
         # A letter is a token at most, roughly; a hard stop must not guess low.
-        return price[0] * (sum(map(len, texts)) + pictures * PICTURE_TOKENS) + price[1] * self.config.max_tokens
+        tokens = sum(len(part["text"]) if "text" in part else PICTURE_TOKENS for part in parts)
+        return price[0] * tokens + price[1] * self.config.max_tokens
 
-    def _tried(self, messages: list[dict[str, Any]], schema: dict[str, Any]) -> Reply:
-        """A reply after as many attempts as it takes and judge.retries allows."""
+    def _tried(self, messages: list[dict[str, Any]], optional: dict[str, Any]) -> Reply:
+        """A reply after as many attempts as it takes and `retries` allows."""
         for attempt in range(self.config.retries + 1):
             try:
-                return self._send(messages, schema)
+                return self._send(messages, optional)
             except Exception as error:  # LiteLLM passes on whatever the provider's client raises
                 if type(error).__name__ == "ContentPolicyViolationError":
                     return Reply("refused", error=self._reason(error))
@@ -236,12 +253,11 @@ class Transport:
                     return Reply("error", error=self._reason(error) + tries)
         raise AssertionError("unreachable")
 
-    def _send(self, messages: list[dict[str, Any]], schema: dict[str, Any]) -> Reply:
-        litellm = _litellm()
-        form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
-        optional = {} if self._schema_refused else {"response_format": form}
-        if self.config.temperature is not None:
-            optional["temperature"] = self.config.temperature
+    def _send(self, messages: list[dict[str, Any]], optional: dict[str, Any]) -> Reply:
+        litellm = load_litellm()
+        if self._schema_refused:
+            optional = {key: value for key, value in optional.items() if key != "response_format"}
+        temperature = {} if self.config.temperature is None else {"temperature": self.config.temperature}
         try:
             response = litellm.completion(
                 model=self.config.model,
@@ -252,6 +268,7 @@ class Transport:
                 max_tokens=self.config.max_tokens,
                 max_retries=0,  # retrying is done here; the client's own retries would multiply with it
                 drop_params=True,  # reasoning models take no temperature
+                **temperature,
                 **optional,
             )
         except litellm.exceptions.BadRequestError as error:
@@ -260,13 +277,15 @@ class Transport:
             # Many servers have no schemas. The prompt asks for the same JSON in words, and the reply is validated.
             log.warning("%s takes no JSON schema, going on without: %s", self.config.model, self._reason(error))
             self._schema_refused = True
-            return self._send(messages, schema)
+            return self._send(messages, optional)
         return self._reply(response)
 
     def _reply(self, response: Any) -> Reply:
-        tokens = getattr(getattr(response, "usage", None), "total_tokens", None) or None
+        usage = getattr(response, "usage", None)
+        tokens = getattr(usage, "total_tokens", None) or None
         cost = None if tokens is None else self._cost(response)
-        spent = {"tokens": tokens, "cost_usd": cost}
+        each = {f"{ours}_tokens": tokens and getattr(usage, f"{theirs}_tokens", None) for ours, theirs in TOKENS}
+        spent = {"tokens": tokens, "cost_usd": cost, **each}
         if not response.choices:
             return Reply("error", error="a reply without choices", **spent)
         choice = response.choices[0]
@@ -299,7 +318,7 @@ class Transport:
 
 
 @functools.cache
-def _litellm() -> Any:
+def load_litellm() -> Any:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import fetches a price list
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # else the import reads a .env file into our environment
     import litellm

@@ -33,7 +33,8 @@ class Tech(PlainMetric):
         summary: dict[str, float] = {}
         summary |= named_mean("tech/failed_rate", [(a.cluster, float(a.text is None)) for a in data.answers])
         if answered:
-            truncated = [(a.cluster, float(a.finish_reason == "length")) for a in answered]
+            # A replayed table may not tell why an answer ended.
+            truncated = [(a.cluster, float(a.finish_reason == "length")) for a in answered if a.finish_reason]
             summary |= named_mean("tech/truncated_rate", truncated)
             summary |= named_mean("tech/length_chars_mean", column(scores, data, "length_chars"))
             visual = [(a.cluster, a.visual_tokens) for a in answered if a.visual_tokens is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -60,6 +61,8 @@ class Mlflow:
             "engine": cfg.engine._target_.split(".")[-2],
             "mlflow.parentRunId": parent,
         }
+        judges = folder.provenance().get("judges", {})
+        tags["vlm_eval.judges"] = ", ".join(f"{n} (main)" if j["main"] else n for n, j in judges.items()) or None
         made_by = folder.provenance().get("metrics", {})
         tags |= {f"vlm_eval.{m}.{k}": v for m, facts in made_by.items() for k, v in facts.items()}
         # An earlier attempt at this run goes on in its own MLflow run: no row twice.
@@ -73,9 +76,12 @@ class Mlflow:
                 client.delete_tag(run_id, key)
             elif value is not None:
                 client.set_tag(run_id, key, value)
+        summary = folder.summary()
+        # MLflow forgets no metric: of another judge's numbers those that the new main judge has not become nan.
+        gone = {n: math.nan for n in client.get_run(run_id).data.metrics if n.startswith("judge") and n not in summary}
         client.log_batch(
             run_id,
-            metrics=[Metric(name, float(value), at, 0) for name, value in folder.summary().items()],
+            metrics=[Metric(name, float(value), at, 0) for name, value in (summary | gone).items()],
             params=[Param(name, str(value)[:PARAM_LIMIT]) for name, value in inputs(cfg).items()],
         )
         for file in sorted(p for p in folder.path.iterdir() if p.is_file() and not p.name.startswith(".")):
@@ -138,6 +144,7 @@ def client_of(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # making a new store is not news
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     if uri.startswith("sqlite:///"):
