@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,15 +25,23 @@ class Outcome:
     exit_code: int = 0
 
 
-def expand(point: Sequence[str], composed: DictConfig) -> list[list[str]]:
-    """The point itself, or with engine.candidate=all one for each candidate that the engine's module knows of."""
-    if OmegaConf.select(composed, "engine.candidate", throw_on_missing=False) != "all":
-        return [list(point)]
-    cfg = config.validate(composed)
-    module = importlib.import_module(cfg.engine._target_.rpartition(".")[0])
-    rest = [o for o in point if o.lstrip("+").partition("=")[0] != "engine.candidate"]
-    names = module.candidates(OmegaConf.to_object(cfg.engine), cfg.task.name)
-    return [[*rest, f"engine.candidate={_quoted(name)}"] for name in names]
+def expand(
+    points: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfig]
+) -> list[tuple[list[str], DictConfig]]:
+    """Each point with its config; with engine.candidate=all one for each candidate that the engine's module knows."""
+    found = []
+    for point in map(list, points):
+        composed = compose(point)
+        if OmegaConf.select(composed, "engine.candidate", throw_on_missing=False) != "all":
+            found.append((point, composed))
+            continue
+        cfg = config.validate(composed)
+        module = importlib.import_module(cfg.engine._target_.rpartition(".")[0])
+        rest = [o for o in point if o.lstrip("+").partition("=")[0] != "engine.candidate"]
+        names = module.candidates(OmegaConf.to_object(cfg.engine), cfg.task.name)
+        ones = [[*rest, f"engine.candidate={_quoted(name)}"] for name in names]
+        found += [(one, compose(one)) for one in ones]
+    return found
 
 
 def _quoted(name: str) -> str:

@@ -33,10 +33,8 @@ class VlmEvalSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         # One batch: Hydra raises after a batch with a failed job, and later batches would never start.
         [points] = self.split_arguments(overrides, max_batch_size=None)
-        points = [
-            one for point in points for one in sweep.expand(point, loader.load_sweep_config(self.config, list(point)))
-        ]
-        composed = [loader.load_sweep_config(self.config, list(point)) for point in points]
+        expanded = sweep.expand(points, lambda point: loader.load_sweep_config(self.config, point))
+        points, composed = [point for point, _ in expanded], [cfg for _, cfg in expanded]
         plans = sweep.check_points(overrides, composed)
         preflight.warn(plans)
         if composed[0].sweep.dry_run:
