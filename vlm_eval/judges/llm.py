@@ -37,7 +37,11 @@ class LlmJudgeConfig(TransportConfig):
 
 
 class LlmJudge:
-    """Answers without text are not sent, nor where a reference is needed items without one."""
+    """Answers without text are not sent, nor items without a reference."""
+
+    calls_an_answer = 1
+    needs_both = False  # whether it scores the reference too
+    may_sit_on_a_panel = True
 
     def __init__(self, config: LlmJudgeConfig):
         if config.image not in ("auto", "required", "never"):
@@ -106,11 +110,6 @@ class LlmJudge:
         sent = len(self.system) / CHARS_PER_TOKEN + ANSWERS_TOKENS + image
         return calls, calls * (price[0] * sent + price[1] * self.config.max_tokens)
 
-    calls_an_answer = 1
-    needs_reference = True
-    needs_both = False  # whether it scores the reference too
-    may_sit_on_a_panel = True
-
     def judge(self, requests: Sequence[JudgeRequest], spent_usd: float = 0.0) -> Iterator[list[Judgement]]:
         self.transport.budget.spent = spent_usd
         todo = []
@@ -140,7 +139,7 @@ class LlmJudge:
     def _why_not(self, request: JudgeRequest) -> Optional[str]:
         if not (request.answer.text or "").strip():
             return "no answer"
-        if self.needs_reference and not (request.item.reference or "").strip():
+        if not (request.item.reference or "").strip():
             return request.item.no_reference or "no reference"
         return None
 

@@ -116,7 +116,6 @@ class Transport:
                 f"{self.model_option}={config.model}: no provider; write openai/{config.model} for a server's own "
                 "model, or provider/NAME as LiteLLM has it"
             ) from error
-
         if config.budget_usd is not None and self.price() is None:
             raise BadInput(
                 f"{where}.budget_usd={config.budget_usd:g}: no price is known for {config.model}; give "
@@ -192,13 +191,14 @@ class Transport:
         ones are cached; `nonce` tells apart what is asked twice on purpose. `more` are further parameters of the chat
         protocol; those that the provider does not have are not sent.
         """
-        config = self.config
-        key = ReplyCache.key(
-            *(config.model, config.api_base, config.temperature, config.max_tokens, schema, messages, nonce),
-            *([dict(more)] if more else []),
-        )
-        if found := self._cached(key):
-            return Reply("ok", **found, cost_usd=0.0, cached=True)
+        config, key = self.config, ""
+        if self._cache:  # else no key: hashing the screenshots of every request takes its time
+            key = ReplyCache.key(
+                *(config.model, config.api_base, config.temperature, config.max_tokens, schema, messages, nonce),
+                *([dict(more)] if more else []),
+            )
+            if found := self._cache.get(key):
+                return Reply("ok", **found, cost_usd=0.0, cached=True)
         optional = dict(more)
         if schema is not None:
             form = {"name": "verdict", "strict": True, "schema": schema}
@@ -213,9 +213,6 @@ class Transport:
         if self._cache and reply.status == "ok" and reply.text.strip() and not invalid(reply.text):
             self._cache.put(key, {name: getattr(reply, name) for name in CACHED})
         return reply
-
-    def _cached(self, key: str) -> Optional[dict[str, Any]]:
-        return self._cache.get(key) if self._cache else None
 
     def _paid(self, messages: list[dict[str, Any]], optional: dict[str, Any]) -> Reply:
         """A reply within the budget."""
