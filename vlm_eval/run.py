@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from vlm_eval import config, references
 from vlm_eval.engines.base import Engine, engine_of
+from vlm_eval.errors import one_line
 from vlm_eval.generate import generate
 from vlm_eval.progress import Reporter
 from vlm_eval.provenance import environment_facts, inputs_hash
@@ -69,7 +70,7 @@ def track(cfg: DictConfig, task: Task, folder: RunFolder, report: Reporter) -> N
         folder.set_status("ok", mlflow_run_id=config.build(cfg.tracking).log_run(cfg, folder))
     except Exception as error:  # whatever the server does, the results are in the files
         traceback.print_exc()
-        folder.set_status("ok", tracking=f"not tracked: {type(error).__name__}: {' '.join(str(error).split())}"[:1000])
+        folder.set_status("ok", tracking=f"not tracked: {one_line(error, 987)}")
 
 
 def main(run_dir: str) -> int:
@@ -98,7 +99,7 @@ def main(run_dir: str) -> int:
         return 130
     except BaseException as error:  # whatever it was, its reason is kept
         traceback.print_exc()
-        folder.set_status("failed", report.stage, f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000])
+        folder.set_status("failed", report.stage, one_line(error, 1000))
         return 1
     return 0
 

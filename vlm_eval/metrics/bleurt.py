@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
@@ -63,18 +62,13 @@ class Bleurt:
         return score_pairs(data, self._score_distinct)
 
     def _score_distinct(self, pairs: list[tuple[str, str]]) -> list[Columns | str]:
-        why = self.check()
-        if not why:
-            try:
-                folder = text_checkpoints.fetch(self.config.checkpoint, self.config.revision)
-                self.hash = text_checkpoints.fingerprint(folder)
-                model = BleurtModel(folder, self.config)
-                return model.score([(reference, answer) for answer, reference in pairs])
-            except Exception as error:  # transformers raises whatever it likes at a folder it cannot read, CUDA too
-                traceback.print_exc()
-                what = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-                why = f"{self.config.checkpoint} cannot be used: {what}"
-        return [why] * len(pairs)
+        found = self.check() or text_checkpoints.attempt(self.config.checkpoint, lambda: self._with_model(pairs))
+        return [found] * len(pairs) if isinstance(found, str) else found
+
+    def _with_model(self, pairs: list[tuple[str, str]]) -> list[Columns | str]:
+        folder = text_checkpoints.fetch(self.config.checkpoint, self.config.revision)
+        self.hash = text_checkpoints.fingerprint(folder)
+        return BleurtModel(folder, self.config).score([(reference, answer) for answer, reference in pairs])
 
     def facts(self) -> Mapping[str, str | int | None]:
         return {"checkpoint_sha256": self.hash}

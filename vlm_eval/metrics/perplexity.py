@@ -7,7 +7,6 @@ a start token in every window: without it the first token of each is scored out 
 from __future__ import annotations
 
 import math
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Mapping, Optional, Sequence
@@ -61,18 +60,14 @@ class Perplexity:
         return text_checkpoints.problem(self.config.checkpoint, NEEDS, self.config.revision)
 
     def score(self, data: Answered) -> dict[Key, Columns | str]:
-        why = self.check()
-        if not why:
-            try:
-                folder = text_checkpoints.fetch(self.config.checkpoint, self.config.revision)
-                self.hash = text_checkpoints.fingerprint(folder)
-                model = CausalModel(folder, self.config)
-                return score_texts(data, lambda texts: self._score_distinct(model, texts))
-            except Exception as error:  # transformers raises whatever it likes at a folder it cannot read, CUDA too
-                traceback.print_exc()
-                what = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-                why = f"{self.config.checkpoint} cannot be used: {what}"
-        return {(a.item_id, a.repeat): why for a in data.answers}
+        found = self.check() or text_checkpoints.attempt(self.config.checkpoint, lambda: self._with_model(data))
+        return {(a.item_id, a.repeat): found for a in data.answers} if isinstance(found, str) else found
+
+    def _with_model(self, data: Answered) -> dict[Key, Columns | str]:
+        folder = text_checkpoints.fetch(self.config.checkpoint, self.config.revision)
+        self.hash = text_checkpoints.fingerprint(folder)
+        model = CausalModel(folder, self.config)
+        return score_texts(data, lambda texts: self._score_distinct(model, texts))
 
     def _score_distinct(self, model: CausalModel, texts: list[str]) -> list[Columns | str]:
         # JSON can hold half of a UTF-16 pair, which tokenizers refuse.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import threading
+import traceback
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence, TypeVar
 
 from vlm_eval import checkpoints
-from vlm_eval.errors import BadInput
+from vlm_eval.errors import BadInput, one_line
+
+T = TypeVar("T")
 
 HUB_WAIT_S = 3.0
 # The same weights for other frameworks; a repository may hold gigabytes of them.
@@ -47,7 +50,7 @@ def fetch(name_or_path: str, revision: Optional[str] = None) -> str:
     try:
         return snapshot_download(name_or_path, revision=revision, ignore_patterns=list(OTHER_FRAMEWORKS))
     except Exception as error:  # huggingface_hub, httpx, the disk: many classes, one meaning
-        raise ConnectionError(f"{name_or_path} could not be downloaded: {_one_line(error)}") from error
+        raise ConnectionError(f"{name_or_path} could not be downloaded: {one_line(error)}") from error
 
 
 def fingerprint(folder: str) -> str:
@@ -58,6 +61,15 @@ def fingerprint(folder: str) -> str:
         with open(file, "rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:12]
+
+
+def attempt(name_or_path: str, use: Callable[[], T]) -> T | str:
+    """What use() gives, or a sentence: transformers raises whatever it likes at a folder it cannot read, CUDA too."""
+    try:
+        return use()
+    except Exception as error:
+        traceback.print_exc()
+        return f"{name_or_path} cannot be used: {one_line(error)}"
 
 
 def device() -> str:
@@ -110,7 +122,7 @@ def _cached(name: str, needs: Sequence[str], revision: Optional[str]) -> bool:
     except (OSError, BadInput):
         return False
     except ValueError as error:  # not a name that the Hub could have
-        raise BadInput(f"{name}: neither a folder nor a name on the Hub: {_one_line(error)}") from error
+        raise BadInput(f"{name}: neither a folder nor a name on the Hub: {one_line(error)}") from error
     return True
 
 
@@ -133,14 +145,10 @@ def _ask_hub(name: str, needs: Sequence[str], revision: Optional[str]) -> Option
     asking.join(HUB_WAIT_S + 1)
     match said.get("error"):
         case RepositoryNotFoundError() | RevisionNotFoundError() as error:
-            raise BadInput(f"{name}: {constants.ENDPOINT} does not offer it to you: {_one_line(error)}") from error
+            raise BadInput(f"{name}: {constants.ENDPOINT} does not offer it to you: {one_line(error)}") from error
         case None if "files" in said:
             _refuse_incomplete(name, said["files"], needs)
             return None
         case error:
-            why = _one_line(error) if error else f"no answer within {HUB_WAIT_S:g} s"
+            why = one_line(error) if error else f"no answer within {HUB_WAIT_S:g} s"
             return f"{name} is not in the Hugging Face cache, and {constants.ENDPOINT} cannot be asked for it: {why}"
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
