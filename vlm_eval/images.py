@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vlm_eval.errors import BadInput
+from vlm_eval.store import sha256_of
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is lower, and can be raised
 
@@ -40,7 +40,7 @@ def _check(path: Path, pixel_limit: int, version: tuple[int, int]) -> dict[str, 
         raise BadInput(f"{path}: not an image that Pillow can read") from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files, by format
         raise BadInput(f"{path}: broken image: {error}") from error
-    return {"width": width, "height": height, "image_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"width": width, "height": height, "image_sha256": sha256_of(path)}
 
 
 def load(path: Path) -> Image.Image:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import signal
@@ -26,14 +25,15 @@ from typing import Any, Iterator, Optional, Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from vlm_eval import config, paths
-from vlm_eval.comparison import closing_table, not_comparable, read_runs, write_comparison
+from vlm_eval.engines.recorded import recorded_config
 from vlm_eval.errors import BadInput
 from vlm_eval.judges.agreement_with_people import named_agreement, side_by_side
 from vlm_eval.judges.base import Judge
 from vlm_eval.judges.people import PEOPLE
 from vlm_eval.judging import judge_answers, judge_inputs, judgements_of, judges_of, main_judge
 from vlm_eval.progress import Display
-from vlm_eval.store import RunFolder, read_json, write_json
+from vlm_eval.store import RunFolder, read_json, sha256_of
+from vlm_eval.sweep import close, track
 from vlm_eval.text_table import text_table
 
 ALL = "all"  # runs
@@ -113,7 +113,7 @@ def judge_sweep(sweep_dir: Path, node: DictConfig, as_main: bool) -> int:
     jobs = [_job(folder, label, node, Path(sweep["cwd"]), as_main) for folder, label in _ended_ok(sweep_dir, sweep)]
     if not jobs:
         raise BadInput(f"{sweep_dir}: no run of this sweep ended ok, there is nothing to judge")
-    codes = [_judge_apart(job) if _environment(job) else _judge(job, Display(job.label)) for job in jobs]
+    codes = [_judge_apart(job) if job.judge.environment() else _judge(job, Display(job.label)) for job in jobs]
     if 130 in codes:
         raise KeyboardInterrupt
     _close(sweep_dir, sweep, jobs)
@@ -144,16 +144,13 @@ def _ended_ok(sweep_dir: Path, sweep: dict[str, Any]) -> list[tuple[RunFolder, s
 
 def _job(folder: RunFolder, label: str, node: DictConfig, cwd: Path, as_main: bool) -> Job:
     """BadInput for what would make all judgements of a run fail, or mix two judges under one name."""
-    cfg = OmegaConf.load(folder.path / ".hydra" / "config.yaml")
-    recorded = OmegaConf.select(cfg, "engine.path")
-    if recorded and (cwd / recorded).exists():
-        cfg.engine.path = str(cwd / recorded)  # given where the person stood then
+    cfg = recorded_config(folder, cwd)
     cfg.judge = node
     cfg = config.validate(cfg)
     judge: Judge = config.build(cfg.judge)
     judge.check()
-    remade, known = getattr(judge, "remade", False), judges_of(folder)
-    if not remade:
+    known = judges_of(folder)
+    if not judge.remade:
         before, now = known.get(judge.name, {}).get("config"), judge_inputs(cfg)
         other = sorted(k for k in {*now, *(before or now)} if now.get(k) != (before or now).get(k))
         if other:
@@ -173,24 +170,15 @@ def _check_screenshots(folder: RunFolder) -> None:
     root = Path(folder.provenance()["data_root"])
     for item in folder.read("items"):
         file = root / item.image
-        if item.image_sha256 and file.is_file() and item.image_sha256 != _sha256(file):
+        if item.image_sha256 and file.is_file() and item.image_sha256 != sha256_of(file):
             raise BadInput(f"{file}: is another picture now than the one that {folder.path.name} was asked about")
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _environment(job: Job) -> dict[str, str]:
-    """Variables that must stand before the judge's process starts; only a judge with an engine of its own has any."""
-    return job.judge.environment() if hasattr(job.judge, "environment") else {}
 
 
 def _judge_apart(job: Job) -> int:
     """Judge one run in a process of its own, whose end frees a GPU for the next; its exit code."""
     command = [sys.executable, "-m", "vlm_eval.judge_sweep", *sys.argv[1:], "--run", job.folder.path.name]
     # A person's own setting wins.
-    code = subprocess.run(command, env={**_environment(job), **os.environ}, stdin=subprocess.DEVNULL).returncode
+    code = subprocess.run(command, env={**job.judge.environment(), **os.environ}, stdin=subprocess.DEVNULL).returncode
     if code < 0:
         print(f"{job.label}  killed by {signal.Signals(-code).name}; see its run.log", file=sys.stderr)
     return code
@@ -229,18 +217,9 @@ def _close(sweep_dir: Path, sweep: dict[str, Any], jobs: Sequence[Job]) -> None:
         own = {job.folder.path: config.load(job.folder.path) for job in jobs}
         tracker = config.build(own[jobs[0].folder.path].tracking)
         for job in jobs:
-            if _try(tracker.log_run, own[job.folder.path], job.folder):
-                status = job.folder.status()
-                if status.pop("tracking", None):  # it could not be tracked when it ran
-                    write_json(job.folder.path / "status.json", status)
-        runs = read_runs(sweep_dir, sweep)
-        write_comparison(sweep_dir, runs)
+            track(tracker, own[job.folder.path], job.folder, "vlm-eval-judge")
         pooled = {f"judge.{judge}": found for (judge, run), found in agreement.items() if run == ALL}
-        sweep |= {"not_comparable": not_comparable(runs), "agreement_with_people": pooled}
-        write_json(sweep_dir / "sweep.json", sweep)
-        if sweep.get("mlflow_run_id"):
-            _try(tracker.end_sweep, sweep, str(sweep_dir))
-        print(closing_table(sweep_dir, runs, tracker.how_to_open()))
+        close(sweep_dir, sweep | {"agreement_with_people": pooled}, tracker, "vlm-eval-judge")
     if agreement:
         rows = [[judge, run, *_cells(found)] for (judge, run), found in agreement.items()]
         head = ["judge against people", "run", "answers", "alpha", "correlation", "of ranks", "judge - people", "95 %"]
@@ -290,15 +269,6 @@ def _standing_in(folder: Path) -> Iterator[None]:
     """With that working directory, where it still is."""
     with contextlib.chdir(folder) if folder.is_dir() else contextlib.nullcontext():
         yield
-
-
-def _try(step: Any, *arguments: Any) -> Any:
-    """A tracker that is down is said: the files have everything."""
-    try:
-        return step(*arguments)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        print(f"vlm-eval-judge: not tracked: {type(error).__name__}: {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":

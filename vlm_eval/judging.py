@@ -34,8 +34,7 @@ def judge_answers(
     # A judgement that failed is asked for again; the new one takes the place of the old.
     before = folder.read("judgements")
     names = {*chosen.names, *judges_of(folder).get(chosen.name, {}).get("names", ())}
-    remade = getattr(chosen, "remade", False)
-    kept = [j for j in before if j.judge not in names or not (remade or j.status in ASKED_AGAIN)]
+    kept = [j for j in before if j.judge not in names or not (chosen.remade or j.status in ASKED_AGAIN)]
     if len(kept) < len(before):
         folder.replace("judgements", kept)
     mine = [j for j in kept if j.judge in names]

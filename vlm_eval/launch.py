@@ -81,7 +81,7 @@ def _environment(cfg: DictConfig) -> dict[str, str]:
     engine = importlib.import_module(cfg.engine._target_.rpartition(".")[0])
     of_engine = engine.environment(OmegaConf.to_object(cfg.engine)) if hasattr(engine, "environment") else {}
     judge = config.build(cfg.judge)
-    of_judge = judge.environment() if hasattr(judge, "environment") else {}
+    of_judge = judge.environment()
     return {**of_judge, **of_engine, **os.environ}  # a person's own setting wins
 
 

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vlm_eval import config, judging
 from vlm_eval.comparison import Run, read_runs
+from vlm_eval.engines.recorded import recorded_config
 from vlm_eval.errors import BadInput
 from vlm_eval.rows import Judgement
 from vlm_eval.statistics.by_answer import scores_by_answer
@@ -63,11 +64,8 @@ def read_points(sweep_dir: Path, metric: Optional[str] = None, judge: Optional[s
 
 def _read(sweep_dir: Path, run: Run, cwd: Path, metric: Optional[str], judge: Optional[str]) -> Point:
     folder = RunFolder(sweep_dir / run.folder)
-    file = folder.path / ".hydra" / "config.yaml"
-    cfg = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
-    recorded = OmegaConf.select(cfg, "engine.path")
-    if recorded and (cwd / recorded).exists():
-        cfg.engine.path = str(cwd / recorded)  # given where the person stood then
+    started = (folder.path / ".hydra" / "config.yaml").is_file()
+    cfg = recorded_config(folder, cwd) if started else OmegaConf.create()
     answers = folder.read("answers")
     if metric:
         cluster = {(a.item_id, a.repeat): a.cluster for a in answers}

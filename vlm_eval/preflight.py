@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vlm_eval import config as configs
 from vlm_eval import references
@@ -34,9 +34,11 @@ class Plan:
     not_scored: tuple[str, ...] = ()  # what cannot be had here, metrics and references, a sentence each
 
 
-def check(cfg: DictConfig, run_dir: Optional[str] = None) -> Plan:
+def check(cfg: DictConfig, run_dir: Optional[str] = None, asked: Optional[dict[str, Optional[str]]] = None) -> Plan:
     """Data there and images whole, the folder free or of this very run; then what engine, metrics and judge have to
-    say of their own chances."""
+    say of their own chances. `asked` is what metrics of other points have said already: a Hub that does not answer
+    takes seconds to say so."""
+    asked = {} if asked is None else asked
     resume = cfg.sweep.resume
     if resume and not (Path(resume) / "sweep.json").is_file():
         raise BadInput(f"sweep.resume={resume}: no sweep.json there; give the folder of an earlier sweep")
@@ -53,8 +55,12 @@ def check(cfg: DictConfig, run_dir: Optional[str] = None) -> Plan:
     judge.check()
     repeats = len(engine.repeats(task.config.repeats))
     answers, usd_each = len(usable) * repeats, engine.cost(task, usable)
-    found = {name: configs.build(cfg.metrics[name]).check() for name in cfg.metrics}
-    not_scored = [f"{name} will not be scored: {why}" for name, why in found.items() if why]
+    not_scored = []
+    for name, node in cfg.metrics.items():
+        key = OmegaConf.to_yaml(node)
+        if key not in asked:
+            asked[key] = configs.build(node).check()
+        not_scored += [f"{name} will not be scored: {asked[key]}"] if asked[key] else []
     not_scored += filter(None, [references.without_reference(items)])
     usd = None if usd_each is None else usd_each * repeats
     return Plan(len(items), answers, memory, *judge.cost(answers), usd, tuple(not_scored))

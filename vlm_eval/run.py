@@ -20,10 +20,11 @@ from vlm_eval import config, references
 from vlm_eval.engines.base import Engine, engine_of
 from vlm_eval.errors import one_line
 from vlm_eval.generate import generate
+from vlm_eval.judging import judge_answers
 from vlm_eval.progress import Reporter
 from vlm_eval.provenance import environment_facts, inputs_hash
 from vlm_eval.rows import Item
-from vlm_eval.scoring import judge, score
+from vlm_eval.scoring import score
 from vlm_eval.store import RunFolder
 from vlm_eval.tasks.base import Task
 
@@ -35,7 +36,7 @@ def run(cfg: DictConfig, folder: RunFolder, report: Reporter) -> None:
     items = read_items(cfg, task, engine, folder, report)
     generate(cfg, task, engine, items, folder, report)
     score(cfg, items, folder, report)
-    judge(cfg, task, items, folder, report)
+    judge_answers(cfg, items, Path(task.config.data.root), folder, report)
     track(cfg, task, folder, report)
 
 

@@ -1,20 +1,17 @@
-"""The stages after the engine: metrics over all answers, then the judge. Neither needs a model under test."""
+"""The stage after the engine: metrics over all answers. It needs no model under test."""
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from vlm_eval import config, rows
-from vlm_eval.judging import judge_answers
 from vlm_eval.metrics.base import Answered
 from vlm_eval.progress import Reporter
 from vlm_eval.rows import Item
 from vlm_eval.store import RunFolder, write_json
-from vlm_eval.tasks.base import Task
 
 
 def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Reporter) -> None:
@@ -50,8 +47,3 @@ def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Re
             summary |= metric.summarise(data, scores)
     write_json(folder.path / "summary.json", summary)
     folder.provenance(metrics=facts, not_scored=not_scored)
-
-
-def judge(cfg: DictConfig, task: Task, items: dict[str, Item], folder: RunFolder, report: Reporter) -> None:
-    """Judgements that are not in the folder yet, and their part of the summary."""
-    judge_answers(cfg, items, Path(task.config.data.root), folder, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from datetime import datetime, timezone
@@ -35,6 +36,17 @@ def write_json(path: Path, data: Any) -> None:
         out.flush()
         os.fsync(out.fileno())  # else a power cut can leave the new name with no content
     os.replace(beside, path)
+
+
+def sha256_of(*files: Path) -> str:
+    """Of the contents, one after another; of those that are there."""
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            with open(file, "rb") as content:
+                while block := content.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vlm_eval import config, preflight
 from vlm_eval.comparison import closing_table, not_comparable, read_runs, write_comparison
-from vlm_eval.errors import BadInput
+from vlm_eval.errors import BadInput, one_line
 from vlm_eval.store import RunFolder, now, read_json, write_json
 
 
@@ -61,11 +61,11 @@ def check_points(overrides: Sequence[Any], composed: Sequence[DictConfig]) -> li
     if twice:
         raise BadInput(f"the sweep names the same point twice: {twice}")
     _check_resume(composed)
-    plans = []
+    plans, asked = [], {}
     for point in composed:
         try:
             run_dir = Path(point.hydra.sweep.dir) / point.hydra.sweep.subdir
-            plans.append(preflight.check(config.validate(point), str(run_dir)))
+            plans.append(preflight.check(config.validate(point), str(run_dir), asked))
         except BadInput as error:
             raise BadInput(f"{error} [in {point.hydra.sweep.subdir}]" if len(composed) > 1 else str(error)) from error
     return plans
@@ -106,7 +106,7 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
         "failed": None,
         "mlflow_run_id": old.get("mlflow_run_id"),
     }
-    sweep["mlflow_run_id"] = sweep["mlflow_run_id"] or _try(tracker.begin_sweep, sweep, str(folder))
+    sweep["mlflow_run_id"] = sweep["mlflow_run_id"] or _try("vlm-eval", tracker.begin_sweep, sweep, str(folder))
     write_json(folder / "sweep.json", sweep)
     outcome = Outcome()
     try:
@@ -114,15 +114,20 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
     finally:
         for cfg in composed:
             _track_the_untracked(tracker, cfg, RunFolder(folder / cfg.hydra.sweep.subdir))
-        runs = read_runs(folder, sweep)
-        write_comparison(folder, runs)
-        failed = [r for r in runs if r.state != "ok"]
-        sweep |= {"ended": now(), "failed": len(failed), "not_comparable": not_comparable(runs)}
-        write_json(folder / "sweep.json", sweep)
-        if sweep["mlflow_run_id"]:
-            _try(tracker.end_sweep, sweep, str(folder))
-        outcome.exit_code = 1 if failed else 0
-        print(closing_table(folder, runs, tracker.how_to_open()), flush=True)
+        outcome.exit_code = 1 if close(folder, sweep | {"ended": now()}, tracker) else 0
+
+
+def close(folder: Path, sweep: dict[str, Any], tracker: Any, program: str = "vlm-eval") -> int:
+    """What stands at the end of a sweep: comparison, sweep.json, the parent run, the table. How many runs failed."""
+    runs = read_runs(folder, sweep)
+    write_comparison(folder, runs)
+    failed = sum(r.state != "ok" for r in runs)
+    sweep |= {"failed": failed, "not_comparable": not_comparable(runs)}
+    write_json(folder / "sweep.json", sweep)
+    if sweep["mlflow_run_id"]:
+        _try(program, tracker.end_sweep, sweep, str(folder))
+    print(closing_table(folder, runs, tracker.how_to_open()), flush=True)
+    return failed
 
 
 def _of_the_point(composed: DictConfig) -> list[str]:
@@ -130,12 +135,20 @@ def _of_the_point(composed: DictConfig) -> list[str]:
     return [o for o in composed.hydra.overrides.task if not o.lstrip("+").startswith("sweep.")]
 
 
-def _try(step: Any, *arguments: Any) -> Any:
+def track(tracker: Any, cfg: DictConfig, run: RunFolder, program: str = "vlm-eval") -> None:
+    """Log a run, whatever came in the way when it ran."""
+    if _try(program, tracker.log_run, cfg, run):
+        status = run.status()
+        if status.pop("tracking", None):
+            write_json(run.path / "status.json", status)
+
+
+def _try(program: str, step: Any, *arguments: Any) -> Any:
     """A tracker that is down is said and does not stop the sweep: the files have everything."""
     try:
         return step(*arguments)
     except Exception as error:
-        print(f"vlm-eval: not tracked: {type(error).__name__}: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        print(f"{program}: not tracked: {one_line(error)}", file=sys.stderr)
         return None
 
 
@@ -144,7 +157,4 @@ def _track_the_untracked(tracker: Any, cfg: DictConfig, run: RunFolder) -> None:
     status = run.status()
     untracked = status.get("state") == "ok" and (status.get("tracking") or not status.get("mlflow_run_id"))
     if untracked or status.get("state") in ("failed", "interrupted"):
-        if _try(tracker.log_run, config.validate(cfg), run):
-            status = run.status()
-            status.pop("tracking", None)
-            write_json(run.path / "status.json", status)
+        track(tracker, config.validate(cfg), run)

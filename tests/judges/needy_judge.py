@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass
 from typing import Iterator
 
+from vlm_eval.judges.base import Judge
 from vlm_eval.rows import Judgement
 
 AT_START = os.environ.get("NEEDY_JUDGE")  # as torch and vllm read theirs
@@ -18,7 +19,7 @@ class NeedyJudgeConfig:
     dies: bool = False
 
 
-class NeedyJudge:
+class NeedyJudge(Judge):
     name, names = "needy", ("needy",)
 
     def __init__(self, config: NeedyJudgeConfig):

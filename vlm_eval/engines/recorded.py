@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import hashlib
 import math
 import re
 import shutil
@@ -15,7 +14,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 from vlm_eval.errors import BadInput
 from vlm_eval.rows import Answer, Latency
-from vlm_eval.store import RunFolder, read_json
+from vlm_eval.store import RunFolder, read_json, sha256_of
 from vlm_eval.tables import TABLES, read_table
 
 FIELDS = (
@@ -115,14 +114,18 @@ def _fetched(run_id: str, uri: Optional[str], option: str) -> Path:
     return folder
 
 
-def recorded_config(folder: RunFolder) -> Any:
-    """config.yaml of a recorded run, as it was composed."""
+def recorded_config(folder: RunFolder, cwd: Optional[Path] = None) -> Any:
+    """config.yaml of a run, as it was composed; `cwd` is where the person stood, for the path of what it replayed."""
     from omegaconf import OmegaConf
 
     file = folder.path / ".hydra" / "config.yaml"
     if not file.is_file():
         raise BadInput(f"{folder.path}: no .hydra/config.yaml there; it is no run folder")
-    return OmegaConf.load(file)
+    cfg = OmegaConf.load(file)
+    replayed = OmegaConf.select(cfg, "engine.path")
+    if cwd and replayed and (cwd / replayed).exists():
+        cfg.engine.path = str(cwd / replayed)
+    return cfg
 
 
 def read(path: str, columns: Mapping[str, str], candidate: Optional[str], tracking_uri: Optional[str]) -> Recorded:
@@ -142,20 +145,10 @@ def read_run(folder: RunFolder) -> Recorded:
         raise BadInput(f"{folder.path}: its answers.jsonl has no rows")
     return Recorded(
         rows,
-        _sha256(folder.path / "answers.jsonl", folder.path / "latency.jsonl"),
+        sha256_of(folder.path / "answers.jsonl", folder.path / "latency.jsonl"),
         folder.provenance().get("engine", {}),
         {item.item_id: item.image_sha256 for item in folder.read("items") if item.image_sha256},
     )
-
-
-def _sha256(*files: Path) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            with open(file, "rb") as content:
-                while block := content.read(2**20):
-                    digest.update(block)
-    return digest.hexdigest()
 
 
 def read_answers(path: str, columns: Mapping[str, str], candidate: Optional[str]) -> Recorded:
@@ -171,7 +164,7 @@ def read_answers(path: str, columns: Mapping[str, str], candidate: Optional[str]
         there = ", ".join(models) or f"no column {columns.get('model')!r}"
         raise BadInput(f"engine.candidate={candidate}: not in {path}; it has {there}")
     kept = [(n, cell) for n, cell in enumerate(table, start=2) if candidate is None or cell.get("model") == candidate]
-    return Recorded([_row(path, n, cell) for n, cell in kept], _sha256(Path(path)), {}, {})
+    return Recorded([_row(path, n, cell) for n, cell in kept], sha256_of(Path(path)), {}, {})
 
 
 def models_of(path: str, columns: Mapping[str, str]) -> list[str]:

@@ -20,11 +20,16 @@ class JudgeRequest:
 
 
 class Judge(Protocol):
-    """Built from its config. One that only reads what is written elsewhere has `remade = True`: all its judgements are
-    read anew each time, where others are asked again only for those that failed."""
+    """Built from its config."""
 
     name: str
     names: Sequence[str]  # what stands in the judgements: its own name, or those of a panel's members
+    # It only reads what is written elsewhere: all anew each time, where others are asked again only for what failed.
+    remade = False
+
+    def environment(self) -> dict[str, str]:
+        """Variables that must stand before the run's process starts, as of an engine."""
+        return {}
 
     def check(self) -> None:
         """BadInput for what would make every judgement fail (no key, no such model); nothing is sent."""

@@ -14,7 +14,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from vlm_eval import paths
 from vlm_eval.errors import BadInput
-from vlm_eval.judges.base import JudgeRequest
+from vlm_eval.judges.base import Judge, JudgeRequest
 from vlm_eval.judges.fence import instructions_in
 from vlm_eval.judges.redact import Redact, RedactConfig
 from vlm_eval.judges.transport import Reply, Transport, TransportConfig, data_url
@@ -36,7 +36,7 @@ class LlmJudgeConfig(TransportConfig):
     redact: RedactConfig = field(default_factory=RedactConfig)
 
 
-class LlmJudge:
+class LlmJudge(Judge):
     """Answers without text are not sent, nor items without a reference."""
 
     calls_an_answer = 1
@@ -91,10 +91,6 @@ class LlmJudge:
                 raise BadInput(
                     f"judge.image=required: {self.config.model} sees no images; another model, or image=auto"
                 )
-
-    def environment(self) -> dict[str, str]:
-        """Variables that must stand before the run's process starts, as of an engine."""
-        return {}
 
     def facts(self) -> dict[str, Any]:
         digest = hashlib.sha256(self.system.encode()).hexdigest()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Iterator
 
+from vlm_eval.judges.base import Judge
+
 
 @dataclass
 class NoJudgeConfig:
     _target_: str = "???"
 
 
-class NoJudge:
+class NoJudge(Judge):
     name = "none"
     names = ()
 

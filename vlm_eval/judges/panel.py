@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from vlm_eval import config as configs
 from vlm_eval.errors import BadInput
-from vlm_eval.judges.base import JudgeRequest
+from vlm_eval.judges.base import Judge, JudgeRequest
 from vlm_eval.judges.llm import LlmJudge
 from vlm_eval.rows import Judgement
 
@@ -22,7 +22,7 @@ class PanelJudgeConfig:
     max_fail_rate: float = 0.1
 
 
-class PanelJudge:
+class PanelJudge(Judge):
     """Members judge one after another; each keeps its own rows, under its own name."""
 
     def __init__(self, config: PanelJudgeConfig):

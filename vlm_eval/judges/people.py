@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from vlm_eval.errors import BadInput
-from vlm_eval.judges.base import JudgeRequest
+from vlm_eval.judges.base import Judge, JudgeRequest
 from vlm_eval.judges.scale import score_of
 from vlm_eval.rows import Item, Judgement
+from vlm_eval.store import sha256_of
 from vlm_eval.tables import read_table
 
 PEOPLE = "people"
@@ -45,7 +46,7 @@ class Rating:
     comment: str
 
 
-class PeopleJudge:
+class PeopleJudge(Judge):
     """A judgement for each rater, "people" or "people.RATER". The rater is who the column `rater` names, else of
     several files the file's name. What a rater left out, be it the answer or its reference, is not_asked."""
 
@@ -131,10 +132,7 @@ class PeopleJudge:
 
     @functools.cached_property
     def _sha256(self) -> str:
-        digest = hashlib.sha256()
-        for path in self.paths:
-            digest.update(Path(path).read_bytes())
-        return digest.hexdigest()
+        return sha256_of(*map(Path, self.paths))
 
 
 @functools.lru_cache(maxsize=8)  # each run of a sweep reads it

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
 from vlm_eval.engines import recorded
 from vlm_eval.engines.matching import match
 from vlm_eval.errors import BadInput
-from vlm_eval.judges.base import JudgeRequest
+from vlm_eval.judges.base import Judge, JudgeRequest
 from vlm_eval.judges.scale import score_of
 from vlm_eval.judging import judgements_of, main_judge
 from vlm_eval.rows import Judgement
@@ -29,7 +29,7 @@ class RecordedJudgeConfig:
     tracking_uri: Optional[str] = None
 
 
-class RecordedJudge:
+class RecordedJudge(Judge):
     """Of a table one judgement an answer, by "recorded" or whom its column `judge` names; of a run folder those of the
     run's main judge, as they were. Cells decide on the status: none is an error, a score off the scale is invalid."""
 
