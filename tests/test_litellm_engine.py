@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -282,6 +283,13 @@ def test_an_unknown_price_is_no_number(run):
     assert {a.cost_usd for a in folder.read("answers")} == {None} and "tech/cost_usd" not in tech(folder)
 
 
+def test_a_sum_over_part_of_the_answers_is_no_number_either(run):
+    folder = run(*PRICES)
+    [first, *others] = folder.read("answers")
+    folder.replace("answers", [replace(first, cost_usd=None), *others])
+    assert "tech/cost_usd" not in tech(folder)
+
+
 def test_the_budget_is_a_hard_stop_and_a_higher_one_goes_on(run, server, tmp_path):
     budget = (*PRICES, "task.repeats=10", NO_CACHE)
     with pytest.raises(RuntimeError, match="could not be had.*engine.budget_usd=1: 0.*USD spent, the next may take 0"):
@@ -313,6 +321,13 @@ def test_answers_timed_alone_are_asked_one_at_a_time_and_never_taken_from_the_di
         assert {(x.output_tokens, x.chars, x.error) for x in timed} == {(20, 2, None)}
     assert len(server.bodies) == 2 * (1 + 2) + 3  # a warm-up and two each time, and the answers once
     assert tech(run(*timing))["tech/cost_usd"] == pytest.approx((2 + 3) * 0.03)
+
+
+def test_what_is_timed_alone_counts_against_the_budget(run, server, asked):
+    one = preflight.check(composed(*asked, *PRICES)).answers_usd / 3
+    with pytest.raises(RuntimeError, match="100% of answers could not be had"):
+        run(*PRICES, "engine.latency_pass.items=2", f"engine.budget_usd={one + 0.05}")
+    assert len(server.bodies) == 2  # the warm-up and the first one timed
 
 
 def test_an_answer_that_could_not_be_timed_has_its_reason(run, server):
