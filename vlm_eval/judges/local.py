@@ -165,9 +165,14 @@ def load(config: LocalJudgeConfig, folder: str, sees_images: bool) -> Any:
 
 
 def _free_share() -> float:
-    """Of the GPU's memory; the candidate's engine may have left something behind in this process."""
+    """Of the GPU's memory, when what the candidate's engine has left in this process is given back: its weights in
+    cycles of references, and CUDA graphs, which vLLM would free in the midst of measuring its own memory."""
     import torch
+    from vllm.compilation.breakable_cudagraph import BreakableCUDAGraphWrapper
+    from vllm.compilation.cuda_graph import CUDAGraphWrapper
 
+    for graphs in (CUDAGraphWrapper, BreakableCUDAGraphWrapper):
+        graphs.clear_all_graphs()
     gc.collect()
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
