@@ -21,6 +21,7 @@ class Odd:
         self.mode = config.mode
 
     def check(self):
+        _log("checked")
         if self.mode == "refused":
             raise BadInput("metrics.odd.mode=refused: no weights in that folder")
         return "no Java here" if self.mode == "unavailable" else None
@@ -28,9 +29,7 @@ class Odd:
     def score(self, data):
         if self.mode == "broken":
             raise ValueError("the metric broke")
-        if os.environ.get("ODD_METRIC_LOG"):
-            with open(os.environ["ODD_METRIC_LOG"], "a") as log:
-                log.write("scored\n")
+        _log("scored")
         return score_texts(
             data, lambda texts: ["no Java here" if self.mode == "unavailable" else {"odd": 1.0} for _ in texts]
         )
@@ -40,3 +39,9 @@ class Odd:
 
     def summarise(self, data, scores):
         return named_mean("odd/mean", column(scores, data, "odd"))
+
+
+def _log(word):
+    if os.environ.get("ODD_METRIC_LOG"):
+        with open(os.environ["ODD_METRIC_LOG"], "a") as log:
+            log.write(f"{word}\n")

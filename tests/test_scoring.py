@@ -78,6 +78,15 @@ def test_scores_that_are_whole_are_not_made_again(run, monkeypatch, tmp_path):
     assert log.read_text().count("scored") == 1
 
 
+def test_a_metric_is_asked_once_before_a_sweep_and_once_for_each_of_its_configs(run, monkeypatch, tmp_path):
+    log = tmp_path / "log"
+    monkeypatch.setenv("ODD_METRIC_LOG", str(log))
+    assert run("quant=awq,bf16", "sweep.dry_run=true", sweep=True).code == 0
+    assert log.read_text().split() == ["checked"]
+    assert run("quant=awq,bf16", "metrics.odd.mode=ok,unavailable", "sweep.dry_run=true", sweep=True).code == 0
+    assert log.read_text().split() == ["checked"] * 3
+
+
 def test_a_metric_that_breaks_fails_the_run_and_loses_no_answer(run):
     ended = run("metrics.odd.mode=broken", "tracking=none", "hydra.run.dir=run")
     assert ended.code == 1
