@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from omegaconf import OmegaConf
@@ -21,10 +22,14 @@ GOOD, BAD = "Оплата не прошла: ошибка 504.", "Всё хор�
 
 
 class Server:
-    """Replies with what `script(number, body)` returns: (status, content), or a whole message as a dict."""
+    """Replies with what `script(number, body)` returns: (status, content, perhaps headers).
+
+    Content is a text or a whole message as a dict; bytes are an HTTP body as it stands, and where the status is None
+    all that goes out before the connection is closed."""
 
     def __init__(self):
         self.bodies, self.keys, self.busy, self.most_busy = [], [], 0, 0
+        self.times = []  # of the requests, in seconds
         self.script = lambda number, body: (200, fair(body))
         self.extra = {}  # further keys of every reply's choice
         self.lock = threading.Lock()
@@ -35,31 +40,36 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with outer.lock:
                     outer.bodies.append(body)
+                    outer.times.append(time.monotonic())
                     outer.keys.append(self.headers["Authorization"])
                     outer.busy += 1
                     outer.most_busy = max(outer.most_busy, outer.busy)
                     number = len(outer.bodies)
-                status, said = outer.script(number, body)
+                status, said, *headers = outer.script(number, body)
                 with outer.lock:
                     outer.busy -= 1
-                self.reply(status, said)
+                try:
+                    self.reply(status, said, *headers)
+                except OSError:  # the client has timed out
+                    pass
 
-            def reply(self, status, said):
+            def reply(self, status, said, headers=()):
+                if status is None:
+                    self.wfile.write(said)
+                    return
                 message = said if isinstance(said, dict) else {"role": "assistant", "content": said}
                 choice = {"index": 0, "message": message, "finish_reason": "stop", **outer.extra}
                 usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
                 data = {"id": "1", "object": "chat.completion", "created": 1, "model": "x", "choices": [choice]}
                 if status != 200:
                     data = {"error": {"message": said, "type": "error", "code": None}}
-                data = json.dumps({**data, "usage": usage}).encode()
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Type", "application/json")
-                    self.send_header("Content-Length", str(len(data)))
-                    self.end_headers()
-                    self.wfile.write(data)
-                except OSError:  # the client has timed out
-                    pass
+                data = said if isinstance(said, bytes) else json.dumps({**data, "usage": usage}).encode()
+                self.send_response(status)
+                usual = {"Content-Type": "application/json", "Content-Length": len(data)}
+                for name, value in {**usual, **dict(headers)}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
 
             def log_message(self, *args):
                 pass

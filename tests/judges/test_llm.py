@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import pytest
 
@@ -36,6 +37,21 @@ def test_a_reply_that_stays_wrong_is_asked_for_twice_and_no_more(server, image):
     [row] = judged(judge_for(server, order="random"), request(image))
     assert (row.status, row.candidate_score, len(server.bodies)) == ("invalid", None, 2)
     assert "score_a" in row.error
+
+
+def test_what_the_first_attempt_took_is_known_where_the_second_comes_to_nothing(server, image):
+    server.script = lambda number, body: (200, "не JSON") if len(body["messages"]) == 2 else (401, "no more")
+    [row] = judged(judge_for(server, order="random", **PRICES), request(image))
+    assert (row.status, row.tokens, row.cost_usd) == ("invalid", 120, pytest.approx(0.03))
+
+
+def test_a_bound_of_the_rationale_is_sent_and_none_without(server, image):
+    for chars, bounds in ((None, (None, None)), (60, (1, 60))):
+        judged(judge_for(server, order="random", rationale_chars=chars, cache=None), request(image))
+        sent = server.bodies[-1]["response_format"]["json_schema"]["schema"]["properties"]["rationale"]
+        assert (sent.get("minLength"), sent.get("maxLength")) == bounds
+    with pytest.raises(BadInput, match="judge.rationale_chars=0"):
+        judge_for(server, rationale_chars=0)
 
 
 # --------------------------------------------------------------------------------------------------------------- cache
@@ -95,7 +111,7 @@ PRICES = {"usd_per_million_in": 100.0, "usd_per_million_out": 1000.0}  # 100 and
 
 
 def test_the_budget_is_a_hard_stop_that_keeps_what_is_there(server, image):
-    judge = judge_for(server, budget_usd=3.0, concurrency=4, **PRICES)
+    judge = judge_for(server, budget_usd=3.0, concurrency=4, image="never", **PRICES)
     found = judged(judge, *(request(image, item_id=f"s{n}", text=f"{GOOD} {n}") for n in range(100)))
     ok = [r for r in found if r.status == "ok"]
     stopped = [r for r in found if r.status == "over_budget"]
@@ -106,8 +122,45 @@ def test_the_budget_is_a_hard_stop_that_keeps_what_is_there(server, image):
     assert all("judge.budget_usd=3" in r.error for r in stopped)
 
 
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "gpt-4o-mini-2024-07-18"])
+def test_a_budget_holds_where_a_screenshot_is_billed_as_the_dearest_known(server, image, model):
+    """2833 tokens and 5667 for each of 8 tiles, beside 1000 of text: 137 such calls make 1 USD."""
+
+    def script(number, body):
+        time.sleep(0.02)
+        choice = {"index": 0, "message": {"role": "assistant", "content": fair(body)}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 48_169 + 1000, "completion_tokens": 20, "total_tokens": 49_189}
+        return 200, json.dumps({"choices": [choice], "usage": usage}).encode()
+
+    server.script = script
+    judge = judge_for(server, model=f"openai/{model}", budget_usd=1.0, concurrency=8, cache=None)
+    judge.check()
+    found = judged(judge, *(request(image, item_id=f"s{n}") for n in range(75)))
+    ok = [r for r in found if r.status == "ok"]
+    assert {r.status for r in found} == {"ok", "over_budget"} and len(server.bodies) == len(ok)
+    assert 0.95 <= sum(r.cost_usd for r in ok) <= 1.0  # spent, and not over it
+    assert server.most_busy > 1
+
+
+def test_the_reckoning_of_a_screenshot_does_not_stop_a_cheap_judge(server, image):
+    judge = judge_for(server, model="openai/gpt-4o-mini", budget_usd=1.0, concurrency=32, cache=None)
+    found = judged(judge, *(request(image, item_id=f"s{n}") for n in range(20)))  # of 100 and 20 tokens
+    assert [r.status for r in found] == ["ok"] * 40
+
+
+def test_what_a_screenshot_may_take_hangs_on_the_model(server):
+    picture = [{"content": [{"type": "image_url"}]}]
+
+    def tokens(model):
+        return judge_for(server, model=model).transport.at_most(picture, (1.0, 0.0))
+
+    assert tokens("openai/gpt-4o") == 16_384
+    assert tokens("openai/gpt-4o-mini") == tokens("azure/our-4o-mini") == 48_169
+    assert tokens("openai/NAME") == 48_169  # whatever stands behind it
+
+
 def test_what_was_spent_before_counts(server, image):
-    judge = judge_for(server, budget_usd=3.0, **PRICES)
+    judge = judge_for(server, budget_usd=3.0, image="never", **PRICES)
     assert [r.status for new in judge.judge([request(image)], spent_usd=2.99) for r in new] == ["over_budget"] * 2
     assert not server.bodies
 

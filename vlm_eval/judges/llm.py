@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
@@ -23,6 +24,7 @@ from vlm_eval.rows import Judgement
 CHARS_PER_TOKEN = 3  # of Russian text; this and the next two only for the estimate of the cost
 ANSWERS_TOKENS = 400
 IMAGE_TOKENS = 1500
+MOST_CHARS = 100_000  # a longer reply is no verdict
 
 
 @dataclass
@@ -32,6 +34,7 @@ class LlmJudgeConfig(TransportConfig):
     prompt: str = "???"  # a file of conf/judge/prompts, or a path
     image: str = "auto"  # auto: unless LiteLLM knows the model to be blind; required; never
     repeats: int = 1  # times each answer is judged in each order, for the judge's own noise
+    rationale_chars: Optional[int] = None  # longest rationale, in the schema; null: no bound, as OpenAI wants it
     max_fail_rate: float = 0.1  # the run fails when a larger share of judgements has no scores
     redact: RedactConfig = field(default_factory=RedactConfig)
 
@@ -48,6 +51,8 @@ class LlmJudge(Judge):
             raise BadInput(f"judge.image={config.image}: it is auto, required or never")
         if config.repeats < 1:
             raise BadInput(f"judge.repeats={config.repeats}: at least 1")
+        if config.rationale_chars is not None and config.rationale_chars < 1:
+            raise BadInput(f"judge.rationale_chars={config.rationale_chars}: at least 1")
         self.config = config
         self.name = config.name
         self.names = (config.name,)
@@ -147,7 +152,10 @@ class LlmJudge(Judge):
         messages = self.messages(request, order, image)
         # The answer's own repeat too: two equal answers are two judgements, as two people's would be.
         nonce = f"{self.name} {order} {request.answer.repeat} {judge_repeat}"
-        reply = self.transport.ask(messages, self.schema().model_json_schema(), self._invalid, nonce)
+        form = self.schema().model_json_schema()
+        if self.config.rationale_chars is not None:  # guides; a longer one is as valid, if less to the point
+            form["properties"]["rationale"] |= {"minLength": 1, "maxLength": self.config.rationale_chars}
+        reply = self.transport.ask(messages, form, self._invalid, nonce)
         return self._row(request, order, judge_repeat, image is not None, reply)
 
     def messages(self, request: JudgeRequest, order: str, image: Optional[str]) -> list[dict[str, Any]]:
@@ -218,10 +226,21 @@ def parse(text: str, schema: Any) -> Any:
     text = re.sub(r"\A\s*<think>.*?</think>", "", text, flags=re.DOTALL).strip()
     if not text:
         raise ValueError("empty reply")
+    if len(text) > MOST_CHARS:
+        raise ValueError(f"a reply of {len(text)} characters")
     fenced = None if text.startswith("{") else re.search(r"```\w*\s*(\{.*\})\s*```", text, re.DOTALL)
+    text = fenced[1] if fenced else text
     try:
-        return schema.model_validate_json(fenced[1] if fenced else text)
+        verdict = schema.model_validate_json(text)
     except pydantic.ValidationError as error:
         # Without the input itself: the caller keeps the whole reply.
         reasons = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors())
         raise ValueError("; ".join(reasons)) from error
+    json.loads(text, object_pairs_hook=_once)
+    return verdict
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> None:
+    """Of two scores under one name nobody knows which is meant."""
+    if twice := sorted(key for key, n in Counter(key for key, _ in pairs).items() if n > 1):
+        raise ValueError(f"{', '.join(twice)}: more than once")

@@ -15,6 +15,8 @@ import random
 import re
 import threading
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, TypeVar
 
@@ -29,7 +31,10 @@ Result = TypeVar("Result")
 FIRST_WAIT_S = 1.0  # before the first retry; doubles with each
 LONGEST_WAIT_S = 60.0  # also the most that a server's Retry-After is obeyed
 SECRET_MIN_CHARS = 6  # a shorter "key" is a placeholder (EMPTY), and blanking it out would maim ordinary text
-PICTURE_TOKENS = 3000  # a screenshot at most, roughly
+# A screenshot at most. gpt-4o-mini's is the dearest known: 2833 and 5667 a tile, 8 tiles at most (OpenAI's pricing of
+# images); a name that LiteLLM does not know may stand for it. Else a Qwen-VL's largest, 12,845,056 pixels at 28 x 28.
+DEAREST_PICTURE_TOKENS, PICTURE_TOKENS = 48_169, 16_384
+MENDED_CHARS = 4000  # of a wrong reply that are shown to the model again
 TOKENS = (("prompt", "prompt"), ("output", "completion"))  # our name and the protocol's
 CACHED = ("text", "cut_off", "tokens", "prompt_tokens", "output_tokens")  # of a Reply
 MEND = (
@@ -205,9 +210,12 @@ class Transport:
             optional["response_format"] = {"type": "json_schema", "json_schema": form}
         reply = self._paid(messages, optional)
         if reply.status == "ok" and (wrong := invalid(reply.text)):
-            said = [{"role": "assistant", "content": reply.text}] if reply.text.strip() else []
+            shown = reply.text[:MENDED_CHARS]
+            said = [{"role": "assistant", "content": shown}] if shown.strip() else []
             again = self._paid([*messages, *said, {"role": "user", "content": MEND.format(wrong)}], optional)
-            spent = {"tokens": _sum(reply.tokens, again.tokens), "cost_usd": _sum(reply.cost_usd, again.cost_usd)}
+            spent = {"tokens": reply.tokens, "cost_usd": reply.cost_usd}
+            if not _for_nothing(again):
+                spent = {name: _sum(one, getattr(again, name)) for name, one in spent.items()}
             # A second attempt that came to nothing leaves the first, which shows what is wrong.
             reply = replace(again if again.status in ("ok", "refused") else reply, **spent)
         if self._cache and reply.status == "ok" and reply.text.strip() and not invalid(reply.text):
@@ -224,8 +232,7 @@ class Transport:
                 "over_budget", error=f"{limit}: {self.budget.spent:.4f} USD spent, the next may take {most:.4f}"
             )
         reply = self._tried(messages, optional)
-        # Nothing came back, nothing is paid for, as far as anybody can tell.
-        self.budget.settle(most, 0.0 if reply.tokens is None and reply.status != "ok" else reply.cost_usd)
+        self.budget.settle(most, 0.0 if _for_nothing(reply) else reply.cost_usd)
         return reply
 
     def at_most(self, messages: Sequence[dict[str, Any]], price: tuple[float, float]) -> float:
@@ -233,7 +240,9 @@ class Transport:
         contents = (m["content"] if isinstance(m["content"], list) else [{"text": m["content"]}] for m in messages)
         parts = [part for content in contents for part in content]
         # A letter is a token at most, roughly; a hard stop must not guess low.
-        tokens = sum(len(part["text"]) if "text" in part else PICTURE_TOKENS for part in parts)
+        dearest = "4o-mini" in self.config.model or self._info() is None
+        picture = DEAREST_PICTURE_TOKENS if dearest else PICTURE_TOKENS
+        tokens = sum(len(part["text"]) if "text" in part else picture for part in parts)
         return price[0] * tokens + price[1] * self.config.max_tokens
 
     def _tried(self, messages: list[dict[str, Any]], optional: dict[str, Any]) -> Reply:
@@ -303,13 +312,15 @@ class Transport:
         return os.environ.get(self.config.api_key_env, "").strip() if self.config.api_key_env else ""
 
     def _clean(self, text: str) -> str:
-        """Text without the key: some servers quote the request's headers in their errors."""
-        key = self._key()
+        """Text without the key: some servers quote the request's headers in their errors. Nor with half letters (lone
+        surrogates), which cannot be sent back."""
+        key, text = self._key(), text.encode("utf-8", "replace").decode()
         return text.replace(key, "***") if len(key) >= SECRET_MIN_CHARS else text
 
     def _reason(self, error: Exception) -> str:
         """An exception as one line."""
-        text = " ".join(self._clean(str(error)).split())[:500]
+        text = str(error).partition("Traceback (most recent call last)")[0]  # LiteLLM quotes some
+        text = " ".join(self._clean(text).split())[:500]
         name = type(error).__name__
         return text if name in text else f"{name}: {text}"
 
@@ -331,6 +342,11 @@ def _sum(first: Optional[float], second: Optional[float]) -> Optional[float]:
     return None if first is None or second is None else first + second
 
 
+def _for_nothing(reply: Reply) -> bool:
+    """Nothing came back, nothing is paid for, as far as anybody can tell."""
+    return reply.tokens is None and reply.status != "ok"
+
+
 def _may_pass(error: Exception) -> bool:
     status = getattr(error, "status_code", None)
     return isinstance(status, int) and (status in (408, 409, 429) or status >= 500)
@@ -338,13 +354,20 @@ def _may_pass(error: Exception) -> bool:
 
 def _wait_s(error: Exception, attempt: int) -> float:
     """What the server asks for, else twice as long each time; jitter keeps the threads from coming back as one."""
-    wait = FIRST_WAIT_S * 2**attempt
     headers = getattr(error, "litellm_response_headers", None) or {}
-    try:
-        wait = max(wait, float(headers.get("retry-after", 0)))
-    except ValueError:  # a date
-        pass
+    wait = max(FIRST_WAIT_S * 2**attempt, _retry_after_s(headers.get("retry-after", "")))
     return min(wait, LONGEST_WAIT_S) * random.uniform(1.0, 1.5)
+
+
+def _retry_after_s(said: str) -> float:
+    """Of the header Retry-After: seconds or a date (RFC 9110, 10.2.3); 0 for anything else."""
+    if re.fullmatch(r"\s*[0-9]+(\.[0-9]*)?\s*", said):
+        return float(said)
+    try:
+        until = parsedate_to_datetime(said)
+    except ValueError:
+        return 0.0
+    return (until.replace(tzinfo=until.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds()
 
 
 @functools.lru_cache(maxsize=16)  # each screenshot is sent for every repeat and order
