@@ -50,9 +50,10 @@ def main() -> int:
         return 0
     import hydra
 
-    from vlm_eval.config import explain_hydra, is_about_config, register_resolvers
+    from vlm_eval.config import as_hydra_takes_it, explain_hydra, is_about_config, register_resolvers
 
     register_resolvers()
+    sys.argv[1:] = map(as_hydra_takes_it, sys.argv[1:])
     sys.path.append(os.getcwd())  # where a class of one's own, named in a YAML of one's own, is looked for
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
+from omegaconf import DictConfig, OmegaConf
+
+from vlm_eval import config
+from vlm_eval.engines.recorded import recorded_config
+from vlm_eval.judging import judge_facts
 from vlm_eval.store import RunFolder
 from vlm_eval.text_table import text_table
 
+COMMON = "judge/match_ratio_common"  # over the answers that all runs of a task have, see sweep_statistics
 HEADLINES = {  # columns of the closing table: (summary's name, heading, format)
     "judge/match_ratio": ("match ratio", "{:.3f}"),
+    COMMON: ("of common answers", "{:.3f}"),
     "rouge/rouge1_f_mean": ("ROUGE-1", "{:.3f}"),
     "rouge/rougeL_f_mean": ("ROUGE-L", "{:.3f}"),
     "bleurt/mean": ("BLEURT", "{:.3f}"),
@@ -27,6 +34,8 @@ HEADLINES = {  # columns of the closing table: (summary's name, heading, format)
     "tech/failed_rate": ("failed", "{:.0%}"),
 }
 
+GROUPS = ("model", "quant", "task")  # the first columns of comparison.csv, whether they were overridden or not
+
 
 @dataclass(frozen=True)
 class Run:
@@ -37,8 +46,9 @@ class Run:
     error: Optional[str]
     overrides: dict[str, str]
     summary: dict[str, float]
-    facts: dict[str, Any]  # what metrics' numbers depend on: "language.backend" -> "pylat-ru 0.1.0a0"
+    facts: dict[str, Any]  # what numbers depend on: "language.backend" -> "pylat-ru 0.1.0a0", "judge.order" -> "both"
     not_scored: dict[str, str]  # metric -> why it has no numbers at all
+    groups: dict[str, str] = field(default_factory=dict)  # model, quant, task: their names; {} if it never started
 
 
 def read_runs(folder: Path, sweep: dict[str, Any]) -> list[Run]:
@@ -49,6 +59,8 @@ def read_runs(folder: Path, sweep: dict[str, Any]) -> list[Run]:
         overrides = {k.lstrip("+"): v for k, _, v in (o.partition("=") for o in point["overrides"])}
         provenance = run.provenance()
         facts = {f"{m}.{k}": v for m, found in provenance.get("metrics", {}).items() for k, v in found.items()}
+        facts |= {f"judge.{k}": v for k, v in judge_facts(run).items()}
+        cfg = config_of(run, Path(sweep["cwd"]))
         runs.append(
             Run(
                 point["folder"],
@@ -58,16 +70,28 @@ def read_runs(folder: Path, sweep: dict[str, Any]) -> list[Run]:
                 run.summary(),
                 facts,
                 provenance.get("not_scored", {}),
+                {group: name for group in GROUPS if (name := config.text_at(cfg, group)) is not None},
             )
         )
     return runs
 
 
+def config_of(run: RunFolder, cwd: Path) -> DictConfig:
+    """A run's config as it was composed where `cwd` is; empty if it never started."""
+    started = (run.path / ".hydra" / "config.yaml").is_file()
+    return recorded_config(run, cwd) if started else OmegaConf.create()
+
+
 def write_comparison(folder: Path, runs: Sequence[Run]) -> None:
-    """comparison.csv: a row a run, ok or not; every column any run has: overrides, state, error, facts, numbers."""
-    rows = [{"run": r.folder, **r.overrides, "state": r.state, "error": r.error, **r.facts, **r.summary} for r in runs]
+    """comparison.csv: a row a run, ok or not; every column any run has: overrides, state, error, facts, numbers.
+
+    Model, quantisation and task as they were given, else what the config names."""
+    rows = [
+        {"run": r.folder, **r.groups, **r.overrides, "state": r.state, "error": r.error, **r.facts, **r.summary}
+        for r in runs
+    ]
     numbers = {name for run in runs for name in run.summary}
-    texts = [c for c in dict.fromkeys(key for row in rows for key in row) if c not in numbers]
+    texts = [c for c in dict.fromkeys(["run", *GROUPS, *(key for row in rows for key in row)]) if c not in numbers]
     with open(folder / "comparison.csv", "w", encoding="utf-8", newline="") as out:
         writer = csv.DictWriter(out, texts + sorted(numbers), restval="")
         writer.writeheader()
@@ -75,7 +99,7 @@ def write_comparison(folder: Path, runs: Sequence[Run]) -> None:
 
 
 def not_comparable(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each metric whose numbers come from different makers, e.g. two grammar checkers."""
+    """A sentence for each metric whose numbers come from different makers, e.g. two grammar checkers or judges."""
     sentences = []
     for fact in dict.fromkeys(name for run in runs for name in run.facts):
         metric = fact.partition(".")[0]
@@ -93,16 +117,19 @@ def not_scored(runs: Sequence[Run]) -> list[str]:
     return [f"{metric}: not scored in {count} of {len(runs)} runs: {reason}" for (metric, reason), count in why.items()]
 
 
-def closing_table(folder: Path, runs: Sequence[Run], how_to_open: str) -> str:
-    """What a person sees at the end: a row a run, ok or why not, the headline numbers, and where to look."""
+def closing_table(folder: Path, runs: Sequence[Run], how_to_open: str, more: Sequence[str] = ()) -> str:
+    """What a person sees at the end: a row a run, ok or why not, the headline numbers, `more`, and where to look."""
     shown = {k: v for k, v in HEADLINES.items() if any(k in run.summary for run in runs)}
+    with_common = [r.summary for r in runs if COMMON in r.summary]
+    if all(numbers[f"{COMMON}_n"] == numbers.get("judge/match_ratio_n") for numbers in with_common):
+        shown.pop(COMMON, None)  # all runs have the same answers: it would say the same again
     rows = [
         [r.folder, r.state, *(form.format(r.summary[k]) if k in r.summary else "" for k, (_, form) in shown.items())]
         for r in runs
     ]
     lines = [text_table(["run", "state", *(head for head, _ in shown.values())], rows)]
     lines += [f"{r.folder}: {r.error}" for r in runs if r.error]
-    lines += not_scored(runs) + not_comparable(runs)
+    lines += [*not_scored(runs), *not_comparable(runs), *more]
     failed = sum(r.state != "ok" for r in runs)
     lines.append(f"Results: {folder}/comparison.csv, one folder a run beside it.")
     if how_to_open:

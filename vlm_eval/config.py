@@ -25,7 +25,7 @@ from vlm_eval.errors import BadInput
 
 # Keys that say how something is run, not what comes out.
 HOW_IT_IS_RUN = (
-    *("sweep.", "hydra.", "tracking", "run.timeout_s"),
+    *("sweep.", "statistics.", "hydra.", "tracking", "run.timeout_s"),
     *("engine.tracking_uri", "judge.tracking_uri", "reference.tracking_uri"),
     *(
         f"{who}.{key}"
@@ -83,6 +83,14 @@ class SweepConfig:
 
 
 @dataclass
+class StatisticsConfig:
+    """What the end of a sweep says of its runs together."""
+
+    baseline: Optional[str] = None  # KEY=VALUE[,KEY=VALUE]: the run that the others of its task are held against
+    margin: Optional[float] = None  # a difference of match ratios that would not matter; None: nothing is equivalent
+
+
+@dataclass
 class RootConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     quant: QuantConfig = field(default_factory=QuantConfig)
@@ -94,6 +102,7 @@ class RootConfig:
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     run: RunConfig = field(default_factory=RunConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
 
 
 def register_resolvers() -> None:
@@ -147,6 +156,21 @@ def hash8(overrides: Any) -> str:
     """Eight hex digits of a run's overrides, whatever their order; how the sweep is run is not part of them."""
     kept = sorted(o for o in map(str, overrides) if not o.lstrip("+").startswith(HOW_IT_IS_RUN))
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8]
+
+
+def quoted(name: str) -> str:
+    """A name as Hydra's override grammar takes any text: backslashes count only before a quote."""
+    if re.fullmatch(r"[\w.-]+", name):
+        return name
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and "\\'"), name) + "'"
+
+
+def as_hydra_takes_it(argument: str) -> str:
+    """statistics.baseline=quant=bf16 with the quotes that Hydra wants around a value with "=" in it."""
+    key, _, value = argument.partition("=")
+    if key.lstrip("+") != "statistics.baseline" or "=" not in value or value.startswith(("'", '"')):
+        return argument
+    return f"{key}={quoted(value)}"
 
 
 def validate(cfg: DictConfig) -> DictConfig:
@@ -225,6 +249,16 @@ def flat(cfg: DictConfig) -> dict[str, Any]:
     return dict(walk("", OmegaConf.to_container(cfg, resolve=True)))
 
 
+def text_at(cfg: DictConfig, key: str) -> Optional[str]:
+    """A config value as text; of a group, such as quant, its name. None where there is none."""
+    try:
+        found = OmegaConf.select(cfg, key)
+        found = found.get("name") if isinstance(found, DictConfig) else found
+    except OmegaConfBaseException:
+        return None
+    return None if found is None else str(found)
+
+
 def explain(error: Exception, where: str = "") -> str:
     """An OmegaConf error as one line: the key, what is wrong with it, and what there is instead."""
     key = getattr(error, "full_key", None) or ""
@@ -275,5 +309,11 @@ def explain_hydra(error: Exception) -> str:
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{group}={option}: no such option; {hint}{group} has: {', '.join(options)}"
     if getattr(error, "override", None):
-        return f"{error.override}: not an override such as KEY=VALUE: {str(error).splitlines()[0]}"
+        # Hydra's grammar knows Latin letters alone, and blanks, brackets and commas mean something in it.
+        quotes = (
+            "; quote such a value twice: 'KEY=\"VALUE\"'"
+            if re.search(r"=.*[^\w./:,-]|=.*[^\x00-\x7f]", error.override)
+            else ""
+        )
+        return f"{error.override}: not an override such as KEY=VALUE{quotes}: {str(error).splitlines()[0]}"
     return " ".join(str(error).split())

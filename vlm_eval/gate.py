@@ -17,12 +17,19 @@ from typing import Optional
 
 from vlm_eval.comparison import not_comparable
 from vlm_eval.errors import BadInput
-from vlm_eval.points import Point, Spec, read_points
+from vlm_eval.points import (
+    ANOTHER_JUDGE,
+    Point,
+    Spec,
+    baseline_of,
+    not_ended_well,
+    parse_spec,
+    read_points,
+    text_of,
+)
 from vlm_eval.statistics.intervals import why_no_interval
 from vlm_eval.statistics.paired import Comparison, compare
 from vlm_eval.text_table import text_table
-
-MODEL_KEYS = ("model", "model.name", "model.path", "engine.candidate")
 
 
 def main() -> int:
@@ -50,10 +57,10 @@ def arguments() -> argparse.Namespace:
 
 
 def spec(text: str) -> Spec:
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(key and value for key, _, value in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE[,KEY=VALUE]")
-    return {key: value for key, _, value in pairs}
+    try:
+        return parse_spec(text)
+    except BadInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def positive(text: str) -> float:
@@ -71,7 +78,7 @@ def decide(chosen: argparse.Namespace) -> int:
     table, lines, baselines = [], [], {}
     passed: dict[str, bool] = {}
     for point in named:
-        baseline = baseline_of(point, points, chosen.baseline)
+        baseline = baseline_of(point, points, chosen.baseline, "--baseline ")
         found = compare(point.rows, baseline.rows) if baseline else None
         reasons = faults(point, baseline, found, chosen)
         table.append(cells(point, found, "no" if reasons else "yes"))
@@ -88,30 +95,15 @@ def decide(chosen: argparse.Namespace) -> int:
     return 0 if (all if chosen.candidate else any)(passed.values()) else 1
 
 
-def baseline_of(point: Point, points: list[Point], wanted: Spec) -> Optional[Point]:
-    """The run of the same task, and of the same model unless `wanted` names one; None for a run that never started."""
-    if not point.config:
-        return None
-    alike = ["task"] if any(key in wanted for key in MODEL_KEYS) else ["task", "model"]
-    found = [p for p in points if p.matches(wanted) and all(p.get(key) == point.get(key) for key in alike)]
-    if len(found) != 1:
-        of = " and ".join(f"{key} {point.get(key)}" for key in alike)
-        which = f"{len(found)} runs match, add a KEY=VALUE that tells them apart" if found else "no run matches"
-        raise BadInput(f"--baseline {text_of(wanted)}: {which}, among those of {of}")
-    return found[0]
-
-
 def faults(
     point: Point, baseline: Optional[Point], found: Optional[Comparison], chosen: argparse.Namespace
 ) -> list[str]:
     """Why it does not pass; empty when it does."""
-    if baseline is None or point.run.state != "ok":
-        return [f"the run is {point.run.state}" + (f": {point.run.error}" if point.run.error else "")]
-    if baseline.run.state != "ok":
-        return [f"cannot say: the baseline is {baseline.run.state}"]
+    if reason := not_ended_well(point, baseline):
+        return [reason]
     reasons = []
-    if point.judge != baseline.judge:
-        reasons.append("another judge, or another prompt of the judge, than the baseline's")
+    if found and point.judge != baseline.judge:
+        reasons.append(ANOTHER_JUDGE)
     if found is None:
         reasons.append("cannot say: no scored answer in common with the baseline")
     elif found.low is None:
@@ -150,10 +142,6 @@ def cells(point: Point, found: Optional[Comparison], verdict: str) -> list[str]:
         f"{point.failed:.0%}",
         verdict,
     ]
-
-
-def text_of(wanted: Spec) -> str:
-    return ",".join(f"{key}={value}" for key, value in wanted.items())
 
 
 if __name__ == "__main__":

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional, Sequence
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from vlm_eval import config, judging
-from vlm_eval.comparison import Run, read_runs
-from vlm_eval.engines.recorded import recorded_config
+from vlm_eval.comparison import Run, config_of, read_runs
 from vlm_eval.errors import BadInput
 from vlm_eval.rows import Judgement
 from vlm_eval.statistics.by_answer import scores_by_answer
@@ -19,29 +17,61 @@ from vlm_eval.statistics.paired import Rows, as_rows
 from vlm_eval.store import RunFolder, read_json
 
 Spec = dict[str, str]  # {"quant": "bf16"}
+MODEL_KEYS = ("model", "model.name", "model.path", "engine.candidate")
+ANOTHER_JUDGE = "another judge, or another prompt of the judge, than the baseline's"
 
 
 @dataclass(frozen=True)
 class Point:
     run: Run
     config: DictConfig  # empty where the run never started
-    rows: Rows  # (item_id, repeat) -> cluster, numerator, denominator, of the answers that have the metric
-    failed: float  # share of answers without text
-    unscored: float  # share of answers without the metric, the failed ones among them
-    judge: Any  # what the judge was; None where no judge is asked about
+    # Without rows, as before a sweep:
+    rows: Rows = field(default_factory=dict)  # (item_id, repeat) -> cluster, numerator, denominator, where scored
+    failed: float = 0.0  # share of answers without text
+    unscored: float = 0.0  # share of answers without the metric, the failed ones among them
+    judge: Optional[dict[str, str]] = None  # what the judge was; None where no judge is asked about
 
     def get(self, key: str) -> Optional[str]:
         """A config value as text; of a group, such as quant, its name."""
-        try:
-            found = OmegaConf.select(self.config, key)
-            found = found.get("name") if isinstance(found, DictConfig) else found
-        except OmegaConfBaseException:
-            return None
-        return None if found is None else str(found)
+        return config.text_at(self.config, key)
 
     def matches(self, spec: Spec) -> bool:
         """Whether each value is what the point's overrides or its config say."""
         return all(value in (self.run.overrides.get(key), self.get(key)) for key, value in spec.items())
+
+
+def parse_spec(text: str) -> Spec:
+    """KEY=VALUE[,KEY=VALUE] as a dict; BadInput for anything else."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(key and value for key, _, value in pairs):
+        raise BadInput(f"{text!r} is not KEY=VALUE[,KEY=VALUE]")
+    return {key: value for key, _, value in pairs}
+
+
+def text_of(wanted: Spec) -> str:
+    return ",".join(f"{key}={value}" for key, value in wanted.items())
+
+
+def baseline_of(point: Point, points: Sequence[Point], wanted: Spec, option: str) -> Optional[Point]:
+    """The run of the same task, and of the same model unless `wanted` names one; None for a run that never started.
+
+    BadInput, which names the `option` it was given with, where that is no run or several."""
+    if not point.config:
+        return None
+    alike = ["task"] if any(key in wanted for key in MODEL_KEYS) else ["task", "model"]
+    found = [p for p in points if p.matches(wanted) and all(p.get(key) == point.get(key) for key in alike)]
+    if len(found) != 1:
+        of = " and ".join(f"{key} {point.get(key)}" for key in alike)
+        which = f"{len(found)} runs match, add a KEY=VALUE that tells them apart" if found else "no run matches"
+        raise BadInput(f"{option}{text_of(wanted)}: {which}, among those of {of}")
+    return found[0]
+
+
+def not_ended_well(point: Point, baseline: Optional[Point]) -> Optional[str]:
+    """Why there is nothing to compare, if one of the two runs failed or never started."""
+    if baseline is None or point.run.state != "ok":
+        return f"the run is {point.run.state}" + (f": {point.run.error}" if point.run.error else "")
+    return None if baseline.run.state == "ok" else f"cannot say: the baseline is {baseline.run.state}"
 
 
 def read_points(sweep_dir: Path, metric: Optional[str] = None, judge: Optional[str] = None) -> list[Point]:
@@ -57,15 +87,19 @@ def read_points(sweep_dir: Path, metric: Optional[str] = None, judge: Optional[s
     if not any(p.rows for p in points):
         scores = [s for p in points for s in RunFolder(sweep_dir / p.run.folder).read("scores")]
         there = ", ".join(sorted({k for s in scores for k, v in s.values.items() if isinstance(v, (int, float))}))
+        folders = [RunFolder(sweep_dir / p.run.folder) for p in points]
+        judges = {name for f in folders for name in judging.judges_of(f) if judging.has_judged(f, name)}
         lacking = f"a column {metric}" if metric else "an ok judgement" + (f" of {judge}" if judge else "")
-        raise BadInput(f"no run has {lacking}; --metric takes a column of scores.jsonl: {there or 'there is none'}")
+        others = f"; --judge takes: {', '.join(sorted(judges))}" if judges and not metric else ""
+        raise BadInput(
+            f"no run has {lacking}{others}; --metric takes a column of scores.jsonl: {there or 'there is none'}"
+        )
     return points
 
 
 def _read(sweep_dir: Path, run: Run, cwd: Path, metric: Optional[str], judge: Optional[str]) -> Point:
     folder = RunFolder(sweep_dir / run.folder)
-    started = (folder.path / ".hydra" / "config.yaml").is_file()
-    cfg = recorded_config(folder, cwd) if started else OmegaConf.create()
+    cfg = config_of(folder, cwd)
     answers = folder.read("answers")
     if metric:
         cluster = {(a.item_id, a.repeat): a.cluster for a in answers}
@@ -75,7 +109,7 @@ def _read(sweep_dir: Path, run: Run, cwd: Path, metric: Optional[str], judge: Op
         rows = scores_by_answer(_judgements(folder, cfg, judge), answers)
     total = len(answers) or 1
     failed = sum(a.text is None for a in answers) / total
-    was = None if metric else folder.provenance().get("judge")
+    was = None if metric else judging.judge_facts(folder, judge)
     return Point(run, cfg, rows, failed, 1 - len(rows) / total, was)
 
 

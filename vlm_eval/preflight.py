@@ -42,6 +42,7 @@ def check(cfg: DictConfig, run_dir: Optional[str] = None, asked: Optional[dict[s
     resume = cfg.sweep.resume
     if resume and not (Path(resume) / "sweep.json").is_file():
         raise BadInput(f"sweep.resume={resume}: no sweep.json there; give the folder of an earlier sweep")
+    _check_statistics(cfg.statistics)
     task: Task = configs.build(cfg.task)
     items, _ = references.read_items(cfg, task)
     engine = engine_of(cfg, task)
@@ -64,6 +65,18 @@ def check(cfg: DictConfig, run_dir: Optional[str] = None, asked: Optional[dict[s
     not_scored += filter(None, [references.without_reference(items)])
     usd = None if usd_each is None else usd_each * repeats
     return Plan(len(items), answers, memory, *judge.cost(answers), usd, tuple(not_scored))
+
+
+def _check_statistics(asked: configs.StatisticsConfig) -> None:
+    if asked.margin is not None and not asked.margin > 0:
+        raise BadInput(f"statistics.margin={asked.margin:g}: a margin is above 0")
+    if asked.baseline is not None:
+        from vlm_eval.points import parse_spec  # here: it needs numpy
+
+        try:
+            parse_spec(asked.baseline)
+        except BadInput as error:
+            raise BadInput(f"statistics.baseline: {error}") from error
 
 
 def warn(plans: Sequence[Plan]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import shlex
 import sys
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import Any, Callable, Iterator, Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from vlm_eval import config, preflight
-from vlm_eval.comparison import closing_table, not_comparable, read_runs, write_comparison
+from vlm_eval.comparison import Run, closing_table, not_comparable, read_runs, write_comparison
 from vlm_eval.errors import BadInput, one_line
 from vlm_eval.store import RunFolder, now, read_json, write_json
 
@@ -39,16 +38,9 @@ def expand(
         module = importlib.import_module(cfg.engine._target_.rpartition(".")[0])
         rest = [o for o in point if o.lstrip("+").partition("=")[0] != "engine.candidate"]
         names = module.candidates(OmegaConf.to_object(cfg.engine), cfg.task.name)
-        ones = [[*rest, f"engine.candidate={_quoted(name)}"] for name in names]
+        ones = [[*rest, f"engine.candidate={config.quoted(name)}"] for name in names]
         found += [(one, compose(one)) for one in ones]
     return found
-
-
-def _quoted(name: str) -> str:
-    """A name as Hydra's override grammar takes any text: backslashes count only before a quote."""
-    if re.fullmatch(r"[\w.-]+", name):
-        return name
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and "\\'"), name) + "'"
 
 
 def check_points(overrides: Sequence[Any], composed: Sequence[DictConfig]) -> list[preflight.Plan]:
@@ -61,13 +53,19 @@ def check_points(overrides: Sequence[Any], composed: Sequence[DictConfig]) -> li
     if twice:
         raise BadInput(f"the sweep names the same point twice: {twice}")
     _check_resume(composed)
-    plans, asked = [], {}
+    plans, asked, checked = [], {}, []
     for point in composed:
         try:
             run_dir = Path(point.hydra.sweep.dir) / point.hydra.sweep.subdir
-            plans.append(preflight.check(config.validate(point), str(run_dir), asked))
+            checked.append(config.validate(point))
+            plans.append(preflight.check(checked[-1], str(run_dir), asked))
         except BadInput as error:
             raise BadInput(f"{error} [in {point.hydra.sweep.subdir}]" if len(composed) > 1 else str(error)) from error
+    if checked[0].statistics.baseline:
+        from vlm_eval.sweep_statistics import check_baseline  # here: it needs numpy
+
+        points = {c.hydra.sweep.subdir: (_of_the_point(c), cfg) for c, cfg in zip(composed, checked)}
+        check_baseline(checked[0].statistics.baseline, points, composed[0].sweep.resume)
     return plans
 
 
@@ -91,7 +89,8 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
     """Around the launch of all points: sweep.json before it, comparison.csv, the table and the exit code after it."""
     folder = Path(sweep_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    tracker = config.build(config.validate(composed[0]).tracking)
+    first = config.validate(composed[0])
+    tracker = config.build(first.tracking)
     old = read_json(folder / "sweep.json")
     points = [{"folder": c.hydra.sweep.subdir, "overrides": _of_the_point(c)} for c in composed]
     # A resume of some of the points leaves the others in the comparison.
@@ -103,6 +102,8 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
         "started": old.get("started", now()),
         "ended": None,
         "points": points,
+        # Kept for vlm-eval-judge, and for a resume that does not say it again.
+        "statistics": {k: old.get("statistics", {}).get(k) if v is None else v for k, v in first.statistics.items()},
         "failed": None,
         "mlflow_run_id": old.get("mlflow_run_id"),
     }
@@ -119,20 +120,33 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
 
 def close(folder: Path, sweep: dict[str, Any], tracker: Any, program: str = "vlm-eval") -> int:
     """What stands at the end of a sweep: comparison, sweep.json, the parent run, the table. How many runs failed."""
-    runs = read_runs(folder, sweep)
+    runs, more = _together(folder, read_runs(folder, sweep), sweep.get("statistics", {}))
     write_comparison(folder, runs)
     failed = sum(r.state != "ok" for r in runs)
     sweep |= {"failed": failed, "not_comparable": not_comparable(runs)}
     write_json(folder / "sweep.json", sweep)
     if sweep["mlflow_run_id"]:
         _try(program, tracker.end_sweep, sweep, str(folder))
-    print(closing_table(folder, runs, tracker.how_to_open()), flush=True)
+    print(closing_table(folder, runs, tracker.how_to_open(), more), flush=True)
     return failed
+
+
+def _together(folder: Path, runs: list[Run], asked: dict[str, Any]) -> tuple[list[Run], list[str]]:
+    """The runs with what is said of them only beside each other, and sentences about it."""
+    if not any("judge/match_ratio" in run.summary for run in runs):
+        baseline = asked.get("baseline")
+        return runs, [f"statistics.baseline={baseline}: no run is judged, nothing to compare"] if baseline else []
+    from vlm_eval.sweep_statistics import compare_runs  # here: it needs numpy
+
+    try:
+        return compare_runs(folder, runs, asked.get("baseline"), asked.get("margin"))
+    except BadInput as error:  # runs of an earlier version, whose judges cannot be told apart
+        return runs, [f"not compared: {error}"]
 
 
 def _of_the_point(composed: DictConfig) -> list[str]:
     """A point's overrides, without those that say how the sweep is run: they make no column of the comparison."""
-    return [o for o in composed.hydra.overrides.task if not o.lstrip("+").startswith("sweep.")]
+    return [o for o in composed.hydra.overrides.task if not o.lstrip("+").startswith(("sweep.", "statistics."))]
 
 
 def track(tracker: Any, cfg: DictConfig, run: RunFolder, program: str = "vlm-eval") -> None:

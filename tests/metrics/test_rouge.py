@@ -211,6 +211,13 @@ def test_without_answer_or_reference_there_is_a_reason_and_no_score():
     }
 
 
+def test_why_another_run_gave_no_reference_is_the_reason():
+    why = "the run that gives the references has none: out of memory"
+    data = answered([REQUEST, None, REQUEST], [None, None, REQUEST], no_reference=[why, why, None])
+    found = Rouge(RougeConfig()).score(data)
+    assert (found["i0", 0], found["i1", 0]) == (why, "no answer") and isinstance(found["i2", 0], dict)
+
+
 def test_nothing_scored_leaves_no_number():
     assert summarised(Rouge(RougeConfig()), answered([None], [REQUEST])) == {}
 

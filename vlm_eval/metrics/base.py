@@ -68,17 +68,18 @@ def score_pairs(
     data: Answered, score: Callable[[list[tuple[str, str]]], Iterable[Columns | str]]
 ) -> dict[Key, Columns | str]:
     """Scores of (answer, reference) pairs, each distinct pair once; an answer without text or an item without a
-    reference is not scored."""
+    reference is not scored, with the reason."""
 
     def pair(answer: Answer) -> Optional[tuple[str, str]]:
         reference = data.items[answer.item_id].reference
         return (answer.text, reference) if answer.text is not None and reference else None
 
     found = _distinct((p for a in data.answers if (p := pair(a))), score)
-    return {
-        (a.item_id, a.repeat): found[p] if (p := pair(a)) else "no answer" if a.text is None else "no reference"
-        for a in data.answers
-    }
+
+    def why_not(answer: Answer) -> str:
+        return "no answer" if answer.text is None else data.items[answer.item_id].no_reference or "no reference"
+
+    return {(a.item_id, a.repeat): found[p] if (p := pair(a)) else why_not(a) for a in data.answers}
 
 
 def _distinct(things: Iterable[Any], score: Callable[[list[Any]], Iterable[Columns | str]]) -> dict[Any, Columns | str]:

@@ -94,8 +94,9 @@ class Mlflow:
 
     def end_sweep(self, sweep: dict[str, Any], folder: str) -> None:
         client, run_id = self._mlflow(), sweep["mlflow_run_id"]
-        for name in ("sweep.json", "comparison.csv"):
-            client.log_artifact(run_id, str(Path(folder) / name))
+        for file in (Path(folder) / name for name in ("sweep.json", "comparison.csv", "paired.csv")):
+            if file.is_file():
+                client.log_artifact(run_id, str(file))
         client.log_metric(run_id, "failed_runs", sweep["failed"])
         if sweep["failed"]:
             client.set_tag(run_id, "vlm_eval.failed_runs", str(sweep["failed"]))
