@@ -313,7 +313,7 @@ def test_answers_about_another_picture_are_refused(old_sweep, vlm_eval_cli, data
 def test_answers_of_another_task_are_refused(old_sweep, vlm_eval_cli):
     [old] = [p for p in old_sweep.iterdir() if "-awq-" in p.name]
     ended = vlm_eval_cli("engine=replay", f"engine.path={old}", "task=screen_annotation", *REPLAY)
-    assert ended.code == 2 and "answers of task=vqa; this is task=screen_annotation" in ended.err
+    assert ended.code == 2 and "answers of task=vqa, this is task=screen_annotation; give task=vqa" in ended.err
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
@@ -30,13 +29,23 @@ from vlm_eval.errors import BadInput
 from vlm_eval.judges.agreement_with_people import named_agreement, side_by_side
 from vlm_eval.judges.base import Judge
 from vlm_eval.judges.people import PEOPLE
-from vlm_eval.judging import judge_answers, judge_inputs, judgements_of, judges_of, main_judge
+from vlm_eval.judges.summary import failures
+from vlm_eval.judging import (
+    has_judged,
+    judge_answers,
+    judge_inputs,
+    judgements_of,
+    judges_of,
+    main_judge,
+    prefix_of,
+)
 from vlm_eval.progress import Display
 from vlm_eval.store import RunFolder, read_json, sha256_of
 from vlm_eval.sweep import close, track
 from vlm_eval.text_table import text_table
 
 ALL = "all"  # runs
+RATIO_CELLS = (("", ".3f"), ("_n", ".0f"))
 ANOTHER_NAME = "give this one a name of its own, judge.name=NAME"
 
 
@@ -117,6 +126,7 @@ def judge_sweep(sweep_dir: Path, node: DictConfig, as_main: bool) -> int:
     if 130 in codes:
         raise KeyboardInterrupt
     _close(sweep_dir, sweep, jobs)
+    _say_what_it_gave(jobs, codes)
     return 1 if any(codes) or _nothing_judged(jobs) else 0
 
 
@@ -149,7 +159,7 @@ def _job(folder: RunFolder, label: str, node: DictConfig, cwd: Path, as_main: bo
     cfg = config.validate(cfg)
     judge: Judge = config.build(cfg.judge)
     judge.check()
-    known = judges_of(folder)
+    known = {name: entry for name, entry in judges_of(folder).items() if has_judged(folder, name)}
     if not judge.remade:
         before, now = known.get(judge.name, {}).get("config"), judge_inputs(cfg)
         other = sorted(k for k in {*now, *(before or now)} if now.get(k) != (before or now).get(k))
@@ -163,7 +173,7 @@ def _job(folder: RunFolder, label: str, node: DictConfig, cwd: Path, as_main: bo
             raise BadInput(
                 f"{folder.path.name}: {name} has judged this run under the name {judge.names[0]}; {ANOTHER_NAME}"
             )
-    return Job(folder, label, cfg, judge, as_main or main_judge(folder) in (None, judge.name))
+    return Job(folder, label, cfg, judge, as_main or main_judge(folder) not in known.keys() - {judge.name})
 
 
 def _check_screenshots(folder: RunFolder) -> None:
@@ -254,13 +264,28 @@ def _cells(found: dict[str, float]) -> list[str]:
     return [cell("difference_mean_n", "{:.0f}"), *numbers, difference, " to ".join(filter(None, between))]
 
 
+def _say_what_it_gave(jobs: Sequence[Job], codes: Sequence[int]) -> None:
+    """This judge's own numbers: those of a further judge are not in the closing table."""
+    name, rows, said = jobs[0].judge.name, [], []
+    for job in jobs:
+        ratio = f"{prefix_of(job.folder, name)}/match_ratio"
+        found = job.folder.summary()
+        ends = [f"{found[key]:.3f}" for end in ("low", "high") if (key := f"{ratio}_ci_{end}") in found]
+        numbers = [f"{found[key]:{form}}" if (key := ratio + tail) in found else "" for tail, form in RATIO_CELLS]
+        rows.append([job.folder.path.name, "main" if job.main else "further", *numbers, " to ".join(ends)])
+        if why := failures(judgements_of(job.folder, name)):
+            said.append(f"{job.folder.path.name}: {why}")
+    print("\n" + text_table([f"judged by {name}", "as", "match ratio", "answers", "95 %"], rows))
+    print("\n".join([*said, f"{name}: {codes.count(0)} of {len(codes)} runs judged"]), flush=True)
+
+
 def _nothing_judged(jobs: Sequence[Job]) -> bool:
     """Whether not one judgement is ok; says why."""
-    rows = [j for job in jobs for j in judgements_of(job.folder, job.judge.name)]
-    if any(j.status == "ok" for j in rows):
+    if any(has_judged(job.folder, job.judge.name) for job in jobs):
         return False
-    reasons = Counter(f"{j.status}: {j.error}" for j in rows).most_common(1)
-    print(f"vlm-eval-judge: nothing was judged{f', {reasons[0][0]}' if reasons else ''}", file=sys.stderr)
+    rows = [j for job in jobs for j in judgements_of(job.folder, job.judge.name)]
+    why = failures(rows) or (f"{rows[0].status}: {rows[0].error}" if rows else "")
+    print(f"vlm-eval-judge: nothing was judged{why and ', '}{why}", file=sys.stderr)
     return True
 
 

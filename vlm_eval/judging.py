@@ -34,7 +34,14 @@ def judge_answers(
     # A judgement that failed is asked for again; the new one takes the place of the old.
     before = folder.read("judgements")
     names = {*chosen.names, *judges_of(folder).get(chosen.name, {}).get("names", ())}
-    kept = [j for j in before if j.judge not in names or not (chosen.remade or j.status in ASKED_AGAIN)]
+    # With other parameters a judge that had no success before starts afresh.
+    changed = judges_of(folder).get(chosen.name, {}).get("config") not in (None, judge_inputs(cfg))
+
+    def stays(j: Judgement) -> bool:
+        failed = j.status in ASKED_AGAIN or changed and j.status != "ok"
+        return j.judge not in names or not (chosen.remade or failed)
+
+    kept = [j for j in before if stays(j)]
     if len(kept) < len(before):
         folder.replace("judgements", kept)
     mine = [j for j in kept if j.judge in names]
@@ -57,7 +64,11 @@ def judge_answers(
     limit = OmegaConf.select(cfg, "judge.max_fail_rate")
     failed = folder.summary().get(f"{prefix_of(folder, chosen.name)}/fail_rate", 0.0)
     if limit is not None and failed > limit:
-        raise RuntimeError(f"{failed:.0%} of judgements failed, over judge.max_fail_rate={limit:.0%}")
+        from vlm_eval.judges.summary import failures
+
+        raise RuntimeError(
+            f"{failed:.0%}, over judge.max_fail_rate={limit:.0%}: {failures(judgements_of(folder, chosen.name))}"
+        )
 
 
 def judge_inputs(cfg: DictConfig) -> dict[str, Any]:
@@ -85,6 +96,32 @@ def judges_of(folder: RunFolder) -> dict[str, dict[str, Any]]:
 def main_judge(folder: RunFolder) -> Optional[str]:
     """The name of a run's main judge; None where nobody judged it."""
     return next((name for name, entry in judges_of(folder).items() if entry["main"]), None)
+
+
+def has_judged(folder: RunFolder, name: Optional[str]) -> bool:
+    """Whether a judge has one ok judgement or more here."""
+    return any(j.status == "ok" for j in judgements_of(folder, name))
+
+
+def judge_facts(folder: RunFolder, name: Optional[str] = None) -> dict[str, str]:
+    """What the scores of a judge, the main one or the one named, depend on; {} where it did not judge.
+
+    Runs that differ in it are not comparable: who judged, with which model and prompt, in which orders, and whether it
+    saw the screenshot ("yes", "no" or "partly", as its ok judgements have it).
+    """
+    name = name or main_judge(folder)
+    entry = judges_of(folder).get(name)
+    if entry is None and (name or judges_of(folder)):
+        return {}
+    # A run that was judged before provenance.json named its judges has the facts alone.
+    made_of = folder.provenance().get("judge") or {} if entry is None else entry["facts"]
+    found = {k.removeprefix("judge_"): v for k, v in config.flat(OmegaConf.create(made_of)).items()} if made_of else {}
+    if entry is not None:
+        found["names"] = ", ".join(sorted(entry["names"]))
+        found |= {k: v for k, v in entry["config"].items() if k.rpartition(".")[2] in ("_target_", "order")}
+        saw = {j.saw_image for j in judgements_of(folder, name) if j.status == "ok"}
+        found["saw_image"] = "partly" if len(saw) > 1 else {True: "yes", False: "no"}.get(next(iter(saw), None))
+    return {k: str(v) for k, v in found.items() if v is not None}
 
 
 def prefix_of(folder: RunFolder, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import fcntl
 import json
 import math
@@ -163,10 +164,32 @@ def test_one_name_is_one_judge(sweep, judge, server):
     assert "server has judged this run with another judge.temperature" in other.err and "judge.name=NAME" in other.err
     assert judge("judge.retries=0", "judge.concurrency=1").code == 0  # only how it is asked
     entry = {"main": True, "names": ["member", "other"], "config": {}, "facts": {}}
-    runs(sweep)[0].provenance(judges={"panel": entry})
+    run = runs(sweep)[0]
+    run.append("judgements", [dataclasses.replace(run.read("judgements")[0], judge="member")])
+    run.provenance(judges={"panel": entry})
     taken = judge("judge.name=member")
     assert taken.code == 2 and "panel has judged this run under the name member" in taken.err
     assert len(server.bodies) == asked
+
+
+def test_a_judge_that_only_failed_gives_way(sweep, judge, server):
+    """Under the same name with other parameters, and as the main judge to one of another name."""
+    server.script = lambda number, body: (200, "prose, no verdict")
+    ended = judge("judge.image=never")
+    assert ended.code == 1 and ended.err.count("12 of 12 judgements failed: invalid: Invalid JSON") == 2
+    assert "server: 0 of 2 runs judged" in ended.out
+    server.script = lambda number, body: (200, by_item(body))
+    ended = judge("judge.name=second")
+    assert ended.code == 0, ended.err
+    run = runs(sweep)[0]
+    assert [name for name, entry in run.provenance()["judges"].items() if entry["main"]] == ["second"]
+    assert run.summary()["judge/match_ratio"] == pytest.approx(33 / 48)
+    ended = judge()  # the failed one again, with another judge.image
+    assert ended.code == 0, ended.err
+    assert {j.status for j in run.read("judgements") if j.judge == "server"} == {"ok"}
+    assert run.summary()["judge.server/match_ratio"] == pytest.approx(33 / 48)
+    assert "judged by server" in ended.out and "further" in ended.out and "server: 2 of 2 runs judged" in ended.out
+    assert ended.out.count("0.688") == 4  # the main judge's in the closing table, the further one's below it
 
 
 def test_only_what_failed_is_asked_again(sweep, judge, server):
@@ -178,7 +201,7 @@ def test_only_what_failed_is_asked_again(sweep, judge, server):
     server.script = script
     ended = judge("judge.retries=0")
     assert ended.code == 1
-    assert ended.err.count("17% of judgements failed, over judge.max_fail_rate=10%") == 2
+    assert ended.err.count("17%, over judge.max_fail_rate=10%: 2 of 12 judgements failed: error: ") == 2
     run = runs(sweep)[0]
     assert run.summary()["judge/fail_rate"] == pytest.approx(1 / 6) and run.status()["state"] == "ok"
     asked = len(server.bodies)

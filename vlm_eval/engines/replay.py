@@ -38,7 +38,9 @@ def candidates(config: ReplayEngineConfig, task: str) -> list[str]:
     if recorded.is_sweep(config.path):
         found = recorded.runs_of(config.path, task)
         if not found:
-            raise BadInput(f"engine.path={config.path}: no run of task={task} with answers in that sweep")
+            raise BadInput(
+                f"engine.path={config.path}: no run of task={task} with answers in that sweep; give its task="
+            )
         return found
     if recorded.run_folder(config.path, None, config.tracking_uri):
         raise BadInput(f"engine.candidate=all: {config.path} is one run; leave engine.candidate out")
@@ -91,7 +93,9 @@ class ReplayEngine(Engine):
         """Every recorded row must belong to an item of the data, and no two to the same answer."""
         folder = self._folder
         if folder and (was := recorded.recorded_config(folder).task.name) != task.config.name:
-            raise BadInput(f"{self.config.path}: answers of task={was}; this is task={task.config.name}")
+            raise BadInput(
+                f"{self.config.path}: answers of task={was}, this is task={task.config.name}; give task={was}"
+            )
         for item in items:
             seen = self._recorded.image_sha256.get(item.item_id)
             if seen and seen != item.image_sha256:

@@ -20,7 +20,7 @@ class JudgeRequest:
 
 
 class Judge(Protocol):
-    """Built from its config."""
+    """Built from its config. A judge of one's own subclasses this, sets `name` and `names`, and writes judge()."""
 
     name: str
     names: Sequence[str]  # what stands in the judgements: its own name, or those of a panel's members
@@ -36,6 +36,7 @@ class Judge(Protocol):
 
     def facts(self) -> dict[str, Optional[str]]:
         """What goes into provenance: the judge's model, the hash of its prompt."""
+        return {}
 
     def judge(self, requests: Sequence[JudgeRequest], spent_usd: float = 0.0) -> Iterator[list[Judgement]]:
         """Judgements as they come; a failure is one with its status and reason, never an exception or a 0.
@@ -44,3 +45,4 @@ class Judge(Protocol):
 
     def cost(self, answers: int) -> tuple[int, Optional[float]]:
         """(calls, USD or None when unknown) that so many answers would take."""
+        return 0, 0.0

@@ -36,7 +36,9 @@ class PanelJudge(Judge):
             raise BadInput(f"judge.members: a panel has two members or more, this one {len(self.members)}")
         self.names = tuple(member.name for member in self.members.values())
         if len(set(self.names)) < len(self.names):
-            raise BadInput(f"judge.members: two have the same name: {', '.join(self.names)}")
+            raise BadInput(
+                f"judge.members: two have the same name: {', '.join(self.names)}; give one judge.members.KEY.name"
+            )
         for key, member in self.members.items():
             if not isinstance(member, LlmJudge) or not member.may_sit_on_a_panel:
                 raise BadInput(f"judge.members.{key}: {member.name} is no model with an opinion of its own")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import fmean
-from typing import Sequence
+from typing import Optional, Sequence
 
 from vlm_eval.rows import Answer, Judgement
 from vlm_eval.statistics.intervals import named_mean, named_ratio
@@ -40,6 +41,16 @@ def summarise(judgements: Sequence[Judgement], answers: Sequence[Answer], prefix
         summary[f"{prefix}/flagged_rate"] = fmean(j.flag is not None for j in asked)
         summary[f"{prefix}/saw_image_rate"] = fmean(j.saw_image for j in asked)
     return summary | _paid(prefix, judgements)
+
+
+def failures(judgements: Sequence[Judgement]) -> Optional[str]:
+    """How many of those asked for have no scores, and the commonest reason; None where all have."""
+    asked = [j for j in judgements if j.status != "not_asked"]
+    reasons = Counter(f"{j.status}: {j.error}" for j in asked if j.status != "ok").most_common()
+    if not reasons:
+        return None
+    often = f", {reasons[0][1]} of them" if len(reasons) > 1 else ""
+    return f"{sum(n for _, n in reasons)} of {len(asked)} judgements failed{often}: {reasons[0][0]}"
 
 
 def _panel(prefix: str, judgements: Sequence[Judgement], answers: Sequence[Answer]) -> dict[str, float]:
