@@ -48,7 +48,7 @@ class Run:
     summary: dict[str, float]
     facts: dict[str, Any]  # what numbers depend on: "language.backend" -> "pylat-ru 0.1.0a0", "judge.order" -> "both"
     not_scored: dict[str, str]  # metric -> why it has no numbers at all
-    groups: dict[str, str] = field(default_factory=dict)  # model, quant, task: their names; {} if it never started
+    config: DictConfig = field(default_factory=OmegaConf.create)  # empty if it never started
 
 
 def read_runs(folder: Path, sweep: dict[str, Any]) -> list[Run]:
@@ -56,27 +56,30 @@ def read_runs(folder: Path, sweep: dict[str, Any]) -> list[Run]:
     for point in sweep["points"]:
         run = RunFolder(folder / point["folder"])
         status = run.status()
-        overrides = {k.lstrip("+"): v for k, _, v in (o.partition("=") for o in point["overrides"])}
         provenance = run.provenance()
         facts = {f"{m}.{k}": v for m, found in provenance.get("metrics", {}).items() for k, v in found.items()}
         facts |= {f"judge.{k}": v for k, v in judge_facts(run).items()}
-        cfg = config_of(run, Path(sweep["cwd"]))
         runs.append(
             Run(
                 point["folder"],
                 status.get("state", "missing"),
                 status.get("error") or status.get("tracking"),
-                overrides,
+                by_key(point["overrides"]),
                 run.summary(),
                 facts,
                 provenance.get("not_scored", {}),
-                {group: name for group in GROUPS if (name := config.text_at(cfg, group)) is not None},
+                _config_of(run, Path(sweep["cwd"])),
             )
         )
     return runs
 
 
-def config_of(run: RunFolder, cwd: Path) -> DictConfig:
+def by_key(overrides: Sequence[str]) -> dict[str, str]:
+    """A point's overrides: key -> value."""
+    return {key.lstrip("+"): value for key, _, value in (o.partition("=") for o in overrides)}
+
+
+def _config_of(run: RunFolder, cwd: Path) -> DictConfig:
     """A run's config as it was composed where `cwd` is; empty if it never started."""
     started = (run.path / ".hydra" / "config.yaml").is_file()
     return recorded_config(run, cwd) if started else OmegaConf.create()
@@ -86,10 +89,11 @@ def write_comparison(folder: Path, runs: Sequence[Run]) -> None:
     """comparison.csv: a row a run, ok or not; every column any run has: overrides, state, error, facts, numbers.
 
     Model, quantisation and task as they were given, else what the config names."""
-    rows = [
-        {"run": r.folder, **r.groups, **r.overrides, "state": r.state, "error": r.error, **r.facts, **r.summary}
-        for r in runs
-    ]
+    rows = []
+    for run in runs:
+        names = {group: name for group in GROUPS if (name := config.text_at(run.config, group)) is not None}
+        ended = {"state": run.state, "error": run.error}
+        rows.append({"run": run.folder, **names, **run.overrides, **ended, **run.facts, **run.summary})
     numbers = {name for run in runs for name in run.summary}
     texts = [c for c in dict.fromkeys(["run", *GROUPS, *(key for row in rows for key in row)]) if c not in numbers]
     with open(folder / "comparison.csv", "w", encoding="utf-8", newline="") as out:

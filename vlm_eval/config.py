@@ -311,9 +311,7 @@ def explain_hydra(error: Exception) -> str:
     if getattr(error, "override", None):
         # Hydra's grammar knows Latin letters alone, and blanks, brackets and commas mean something in it.
         quotes = (
-            "; quote such a value twice: 'KEY=\"VALUE\"'"
-            if re.search(r"=.*[^\w./:,-]|=.*[^\x00-\x7f]", error.override)
-            else ""
+            "; quote such a value twice: 'KEY=\"VALUE\"'" if re.search(r"=.*[^A-Za-z0-9_./:,-]", error.override) else ""
         )
         return f"{error.override}: not an override such as KEY=VALUE{quotes}: {str(error).splitlines()[0]}"
     return " ".join(str(error).split())

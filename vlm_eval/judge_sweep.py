@@ -45,7 +45,6 @@ from vlm_eval.sweep import close, track
 from vlm_eval.text_table import text_table
 
 ALL = "all"  # runs
-RATIO_CELLS = (("", ".3f"), ("_n", ".0f"))
 ANOTHER_NAME = "give this one a name of its own, judge.name=NAME"
 
 
@@ -253,26 +252,37 @@ def _agreement(jobs: Sequence[Job]) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def _cells(found: dict[str, float]) -> list[str]:
-    """A row of the table of agreement; what is not defined stays empty."""
+    """A row of the table of agreement."""
+    numbers = [_cell(found, f"people_{name}", "{:.3f}") for name in ("alpha", "correlation", "rank_correlation")]
+    difference = "people_difference_mean"
+    return [
+        _cell(found, f"{difference}_n", "{:.0f}"),
+        *numbers,
+        _cell(found, difference, "{:+.2f}"),
+        _interval(found, difference, "{:+.2f}"),
+    ]
 
-    def cell(name: str, form: str) -> str:
-        return form.format(found[f"people_{name}"]) if f"people_{name}" in found else ""
 
-    numbers = [cell(name, "{:.3f}") for name in ("alpha", "correlation", "rank_correlation")]
-    between = [cell(f"difference_mean_ci_{end}", "{:+.2f}") for end in ("low", "high")]
-    difference = cell("difference_mean", "{:+.2f}")
-    return [cell("difference_mean_n", "{:.0f}"), *numbers, difference, " to ".join(filter(None, between))]
+def _cell(found: dict[str, float], key: str, form: str) -> str:
+    """A number of a summary; what is not defined stays empty."""
+    return form.format(found[key]) if key in found else ""
+
+
+def _interval(found: dict[str, float], key: str, form: str) -> str:
+    return " to ".join(filter(None, (_cell(found, f"{key}_ci_{end}", form) for end in ("low", "high"))))
 
 
 def _say_what_it_gave(jobs: Sequence[Job], codes: Sequence[int]) -> None:
     """This judge's own numbers: those of a further judge are not in the closing table."""
     name, rows, said = jobs[0].judge.name, [], []
     for job in jobs:
-        ratio = f"{prefix_of(job.folder, name)}/match_ratio"
-        found = job.folder.summary()
-        ends = [f"{found[key]:.3f}" for end in ("low", "high") if (key := f"{ratio}_ci_{end}") in found]
-        numbers = [f"{found[key]:{form}}" if (key := ratio + tail) in found else "" for tail, form in RATIO_CELLS]
-        rows.append([job.folder.path.name, "main" if job.main else "further", *numbers, " to ".join(ends)])
+        found, ratio = job.folder.summary(), f"{prefix_of(job.folder, name)}/match_ratio"
+        numbers = [
+            _cell(found, ratio, "{:.3f}"),
+            _cell(found, f"{ratio}_n", "{:.0f}"),
+            _interval(found, ratio, "{:.3f}"),
+        ]
+        rows.append([job.folder.path.name, "main" if job.main else "further", *numbers])
         if why := failures(judgements_of(job.folder, name)):
             said.append(f"{job.folder.path.name}: {why}")
     print("\n" + text_table([f"judged by {name}", "as", "match ratio", "answers", "95 %"], rows))

@@ -109,9 +109,9 @@ def judge_facts(folder: RunFolder, name: Optional[str] = None) -> dict[str, str]
     Runs that differ in it are not comparable: who judged, with which model and prompt, in which orders, and whether it
     saw the screenshot ("yes", "no" or "partly", as its ok judgements have it).
     """
-    name = name or main_judge(folder)
-    entry = judges_of(folder).get(name)
-    if entry is None and (name or judges_of(folder)):
+    judges, name = judges_of(folder), name or main_judge(folder)
+    entry = judges.get(name)
+    if entry is None and (name or judges):
         return {}
     # A run that was judged before provenance.json named its judges has the facts alone.
     made_of = folder.provenance().get("judge") or {} if entry is None else entry["facts"]

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, Sequence
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from vlm_eval import config, judging
-from vlm_eval.comparison import Run, config_of, read_runs
+from vlm_eval.comparison import Run, read_runs
 from vlm_eval.errors import BadInput
 from vlm_eval.rows import Judgement
 from vlm_eval.statistics.by_answer import scores_by_answer
@@ -24,7 +24,6 @@ ANOTHER_JUDGE = "another judge, or another prompt of the judge, than the baselin
 @dataclass(frozen=True)
 class Point:
     run: Run
-    config: DictConfig  # empty where the run never started
     # Without rows, as before a sweep:
     rows: Rows = field(default_factory=dict)  # (item_id, repeat) -> cluster, numerator, denominator, where scored
     failed: float = 0.0  # share of answers without text
@@ -33,7 +32,7 @@ class Point:
 
     def get(self, key: str) -> Optional[str]:
         """A config value as text; of a group, such as quant, its name."""
-        return config.text_at(self.config, key)
+        return config.text_at(self.run.config, key)
 
     def matches(self, spec: Spec) -> bool:
         """Whether each value is what the point's overrides or its config say."""
@@ -56,7 +55,7 @@ def baseline_of(point: Point, points: Sequence[Point], wanted: Spec, option: str
     """The run of the same task, and of the same model unless `wanted` names one; None for a run that never started.
 
     BadInput, which names the `option` it was given with, where that is no run or several."""
-    if not point.config:
+    if not point.run.config:
         return None
     alike = ["task"] if any(key in wanted for key in MODEL_KEYS) else ["task", "model"]
     found = [p for p in points if p.matches(wanted) and all(p.get(key) == point.get(key) for key in alike)]
@@ -77,13 +76,20 @@ def not_ended_well(point: Point, baseline: Optional[Point]) -> Optional[str]:
 def read_points(sweep_dir: Path, metric: Optional[str] = None, judge: Optional[str] = None) -> list[Point]:
     """`metric` is a column of scores.jsonl, None the match ratio, by the run's main judge or the one named.
 
-    BadInput where there is no sweep, or no run has the metric. A run that has no rows stays, for its reason.
+    BadInput where there is no sweep, or as of points_of.
     """
     sweep = read_json(sweep_dir / "sweep.json")
     if not sweep:
         raise BadInput(f"{sweep_dir}: no sweep.json here; give the folder of a sweep")
     config.register_resolvers()  # the names of a replayed model and quant need them
-    points = [_read(sweep_dir, run, Path(sweep["cwd"]), metric, judge) for run in read_runs(sweep_dir, sweep)]
+    return points_of(sweep_dir, read_runs(sweep_dir, sweep), metric, judge)
+
+
+def points_of(
+    sweep_dir: Path, runs: Sequence[Run], metric: Optional[str] = None, judge: Optional[str] = None
+) -> list[Point]:
+    """The runs with their rows; BadInput where no run has the metric. One that has no rows stays, for its reason."""
+    points = [_read(sweep_dir, run, metric, judge) for run in runs]
     if not any(p.rows for p in points):
         scores = [s for p in points for s in RunFolder(sweep_dir / p.run.folder).read("scores")]
         there = ", ".join(sorted({k for s in scores for k, v in s.values.items() if isinstance(v, (int, float))}))
@@ -97,30 +103,29 @@ def read_points(sweep_dir: Path, metric: Optional[str] = None, judge: Optional[s
     return points
 
 
-def _read(sweep_dir: Path, run: Run, cwd: Path, metric: Optional[str], judge: Optional[str]) -> Point:
+def _read(sweep_dir: Path, run: Run, metric: Optional[str], judge: Optional[str]) -> Point:
     folder = RunFolder(sweep_dir / run.folder)
-    cfg = config_of(folder, cwd)
     answers = folder.read("answers")
     if metric:
         cluster = {(a.item_id, a.repeat): a.cluster for a in answers}
         found = {(s.item_id, s.repeat): s.values.get(metric) for s in folder.read("scores")}
         rows = as_rows({key: (cluster[key], float(v)) for key, v in found.items() if isinstance(v, (int, float))})
     else:
-        rows = scores_by_answer(_judgements(folder, cfg, judge), answers)
+        rows = scores_by_answer(_judgements(folder, run, judge), answers)
     total = len(answers) or 1
     failed = sum(a.text is None for a in answers) / total
     was = None if metric else judging.judge_facts(folder, judge)
-    return Point(run, cfg, rows, failed, 1 - len(rows) / total, was)
+    return Point(run, rows, failed, 1 - len(rows) / total, was)
 
 
-def _judgements(folder: RunFolder, cfg: DictConfig, asked: Optional[str]) -> list[Judgement]:
+def _judgements(folder: RunFolder, run: Run, asked: Optional[str]) -> list[Judgement]:
     """Those of the judge asked for, else of the run's own judge or panel, else of the only one there is."""
     if judging.judges_of(folder):
         return judging.judgements_of(folder, asked or judging.main_judge(folder))
     # A run that was judged before provenance.json named its judges.
     judgements = folder.read("judgements")
-    members = OmegaConf.select(cfg, "judge.members") or {}
-    own = {OmegaConf.select(cfg, "judge.name"), *(member.name for member in members.values() if member)}
+    members = OmegaConf.select(run.config, "judge.members") or {}
+    own = {OmegaConf.select(run.config, "judge.name"), *(member.name for member in members.values() if member)}
     there = {j.judge for j in judgements}
     names = {asked} if asked else (there & own or there)
     if len(names) > 1 and not names <= own:

@@ -12,13 +12,13 @@ from typing import Mapping, Optional, Sequence
 
 from omegaconf import DictConfig
 
-from vlm_eval.comparison import COMMON, Run, config_of, read_runs
+from vlm_eval.comparison import COMMON, Run, by_key, read_runs
 from vlm_eval.errors import BadInput
-from vlm_eval.points import ANOTHER_JUDGE, Point, Spec, baseline_of, not_ended_well, parse_spec, read_points
+from vlm_eval.points import ANOTHER_JUDGE, Point, Spec, baseline_of, not_ended_well, parse_spec, points_of
 from vlm_eval.statistics.intervals import named_ratio
 from vlm_eval.statistics.multiplicity import holm
 from vlm_eval.statistics.paired import Comparison, Rows, common, compare
-from vlm_eval.store import RunFolder, read_json
+from vlm_eval.store import read_json
 
 OPTION = "statistics.baseline="
 NUMBERS = {  # columns of paired.csv: fields of Comparison
@@ -57,12 +57,10 @@ class Pair:
 
 def check_baseline(baseline: str, points: Mapping[str, tuple[Sequence[str], DictConfig]], resume: Optional[str]):
     """BadInput unless each point (folder -> overrides and config) has one baseline, among those of a resume too."""
-    split = {name: {k.lstrip("+"): v for k, _, v in (o.partition("=") for o in os)} for name, (os, _) in points.items()}
-    there = [Point(Run(name, "new", None, split[name], {}, {}, {}), cfg) for name, (_, cfg) in points.items()]
+    runs = [Run(name, "new", None, by_key(given), {}, {}, {}, cfg) for name, (given, cfg) in points.items()]
     old = read_json(Path(resume) / "sweep.json") if resume else {}
-    for run in read_runs(Path(resume), old) if old else []:
-        if run.folder not in points:
-            there.append(Point(run, config_of(RunFolder(Path(resume) / run.folder), Path(old["cwd"]))))
+    runs += [run for run in (read_runs(Path(resume), old) if old else []) if run.folder not in points]
+    there = [Point(run) for run in runs]
     for point in there:
         baseline_of(point, there, parse_spec(baseline), OPTION)
 
@@ -71,7 +69,7 @@ def compare_runs(
     folder: Path, runs: Sequence[Run], baseline: Optional[str], margin: Optional[float]
 ) -> tuple[list[Run], list[str]]:
     """The runs with their match ratio on common answers, and what the closing table says of them; writes paired.csv."""
-    points = read_points(folder)
+    points = points_of(folder, runs)
     runs, said = _with_common_ratio(runs, points)
     if baseline:
         pairs = against_baseline(points, parse_spec(baseline), margin)
