@@ -20,22 +20,15 @@ class NeedyJudgeConfig:
 
 
 class NeedyJudge(Judge):
+    """No more than the README asks of a judge of one's own, and an environment."""
+
     name, names = "needy", ("needy",)
 
     def __init__(self, config: NeedyJudgeConfig):
         self.config = config
 
-    def check(self) -> None:
-        pass
-
     def environment(self) -> dict[str, str]:
         return {"NEEDY_JUDGE": "there"}
-
-    def facts(self) -> dict:
-        return {}
-
-    def cost(self, answers: int) -> tuple[int, float]:
-        return answers, 0.0
 
     def judge(self, requests, spent_usd=0.0) -> Iterator[list[Judgement]]:
         print("chatter of a library")
