@@ -1,113 +1,90 @@
-"""Render the bundled demo screens and write their tables: python scripts/make_demo_screens [--out FOLDER]
+"""Render the shipped test set and write its tables: python scripts/make_demo_screens [--out FOLDER] [--set small]
 
-The YAML files hold all words, the templates only looks. One description gives a screenshot and its rows, and every
-fact of a row must be readable on the screenshot and be said in the reference, or the program ends with a list of those
-that are not. The same browser, fonts and Pillow give the same bytes.
+Every fact must be readable on its screenshot and be said in the reference; a screen on which not all of its texts can
+be read is described anew. The same browser, fonts and Pillow give the same bytes.
 """
 
 import argparse
 import csv
-import html
 import json
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
+import random
 from pathlib import Path
 
-import jinja2
-import yaml
+import browser
+import describe
 from PIL import Image
 
-HERE = Path(__file__).parent
-DEMO = HERE.parents[1] / "vlm_eval" / "demo"
-BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
-# The sandbox refuses to start as root, the usual user of a container; the pages are our own.
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--font-render-hinting=none"]
-SIZES = {"phone": (390, 844, 2), "desktop": (1280, 800, 1.5)}  # width and height in CSS pixels, pixels a CSS pixel
-SETS = {  # descriptions, folder, first letters of the ids, columns
-    "annotation.yaml": ("screen_annotation", "sa", ["item_id", "image", "reference", "facts", "device", "screen_text"]),
-    "vqa.yaml": (
-        "vqa",
-        "vqa",
-        ["item_id", "image", "question", "reference", "facts", "device", "screen_text"],
-    ),
-}
+DEMO = Path(__file__).resolve().parents[2] / "vlm_eval" / "demo"
+SEED = "shipped"
+FIELDS = ["item_id", "image", "question", "reference", "facts", "device", "screen_text"]
+SETS = {"screen_annotation": ("sa", 40, 10), "vqa": ("vqa", 79, 12)}  # first letters of the ids, screens, of them small
+DESKTOPS = (3, 6)  # every third and sixth screen of seven
 
 
-def find_browser() -> str:
-    for name in BROWSERS:
-        if path := shutil.which(name):
-            return path
-    sys.exit(
-        f"No headless browser on PATH; looked for {', '.join(BROWSERS)}. On Debian: apt install chromium-headless-shell"
-    )
+def plan(task: str, count: int) -> list[describe.Screen]:
+    """So many screens of the test split, of every kind in turn; no two of both tasks show the same values."""
+    rng = random.Random(f"{SEED} {task}")
+    kinds, screens = describe.kinds(), []
+    order = [kind for _ in range(count // len(kinds) + 1) for kind in rng.sample(kinds, len(kinds))][:count]
+    for place, kind in enumerate(order):
+        screens.append(describe.describe(rng, "test", kind, "desktop" if place % 7 in DESKTOPS else "phone"))
+    return screens
 
 
-def read(path: Path):
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+def render(screens: list[describe.Screen], seed: str) -> list[tuple[describe.Screen, Image.Image, list[str]]]:
+    """Each screen, redescribed until all of its values can be read, with its picture and its readable texts."""
+    done: dict[int, tuple] = {}
+    again = {place: random.Random(f"{seed} again {place}") for place in range(len(screens))}
+    while waiting := [place for place in range(len(screens)) if place not in done]:
+        for device in describe.DEVICES:
+            here = [place for place in waiting if screens[place].device == device]
+            drawn = browser.render([screens[place].description for place in here])
+            for place, (image, seen) in zip(here, drawn, strict=True):
+                screen = screens[place]
+                if unread(screen, seen):
+                    kind = next(kind for kind in describe.kinds() if kind["kind"] == screen.kind)
+                    screens[place] = describe.describe(again[place], "test", kind, device)
+                else:
+                    done[place] = (screen, image, seen)
+    return [done[place] for place in range(len(screens))]
 
 
-def plain(text: str) -> str:
-    """One kind of space, so that a no-break space or a line break never hides a fact."""
-    return " ".join(text.split())
-
-
-def keep_together(value):
-    """No-break spaces inside numbers, before ₽ and after short words, as a careful app would set them."""
-    if isinstance(value, str):
-        value = re.sub(r"(?<=\d) (?=[\d₽%])|(?<=••) (?=\d)|(?<=№) ", "\N{NO-BREAK SPACE}", value)
-        return re.sub(r"(?<!\w)(\w{1,2}) ", "\\1\N{NO-BREAK SPACE}", value)
-    if isinstance(value, list):
-        return [keep_together(part) for part in value]
+def texts_of(value) -> list[str]:
+    """All texts of a description's blocks."""
     if isinstance(value, dict):
-        return {key: keep_together(part) for key, part in value.items()}
-    return value
+        hidden = ("tone", "icon", "size", "widths")
+        return [text for key, part in value.items() if key not in hidden for text in texts_of(part)]
+    if isinstance(value, list):
+        return [text for part in value for text in texts_of(part)]
+    return [value] if value not in ("main", "second") else []
 
 
-def browse(browser: str, page: Path, device: str, *flags: str) -> str:
-    width, height, scale = SIZES[device]
-    command = [
-        browser,
-        *FLAGS,
-        f"--window-size={width},{height}",
-        f"--force-device-scale-factor={scale}",
-        *flags,
-        page.as_uri(),
-    ]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+def unread(screen: describe.Screen, seen: list[str]) -> list[str]:
+    """What the description shows and a person cannot read: cut off, covered or outside."""
+    text = " ".join(seen)
+    blocks = {key: part for key, part in screen.description.items() if key in ("title", "body", "footer", "sheet")}
+    return [one for one in texts_of(blocks) if browser.plain(one) not in text]
 
 
-def visible_text(browser: str, page: Path, device: str) -> list[str]:
-    """What a person can read on the screen, a piece for each text of the page."""
-    dom = browse(browser, page, device, "--dump-dom")
-    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)[1]
-    return [plain(line) for line in html.unescape(title).splitlines() if line.strip()]
-
-
-def save_palette(source: Path, target: Path) -> None:
-    """256 colours without dithering: letters stay crisp and the file is a third of the true-colour one."""
-    image = Image.open(source).convert("RGB")
-    image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE).save(target, optimize=True)
-
-
-def rows_of(screen: dict, prefix: str) -> list[dict]:
-    name = f"{prefix}_{screen['name']}"
-    common = {"image": f"{name}.png", "device": screen["device"]}
-    if "item" in screen:
-        return [{"item_id": name, **common, **screen["item"]}]
-    return [{"item_id": f"{name}_{n}", **common, **item} for n, item in enumerate(screen["items"], 1)]
-
-
-def problems(row: dict, seen: str) -> list[str]:
-    places = {"screen": seen, "reference": plain(row["reference"])}
+def rows_of(screen: describe.Screen, name: str, seen: list[str], task: str) -> list[dict]:
+    common = {"image": f"{name}.png", "device": screen.device, "screen_text": " | ".join(seen)}
+    if task == "screen_annotation":
+        return [{"item_id": name, "reference": screen.request, "facts": screen.facts, **common}]
     return [
-        f"{row['item_id']}: fact {fact!r} is not in the {place}"
-        for fact in row["facts"]
-        for place, text in places.items()
-        if plain(fact).casefold() not in text.casefold()
+        {
+            **common,
+            "item_id": f"{name}_{n}",
+            "question": one["question"],
+            "reference": one["answer"],
+            "facts": one["facts"],
+        }
+        for n, one in enumerate(screen.questions[:2], 1)
     ]
+
+
+def save_palette(image: Image.Image, target: Path) -> None:
+    """256 colours without dithering: letters stay crisp and the file is a third of the true-colour one."""
+    image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def write_table(path: Path, fields: list[str], rows: list[dict]) -> None:
@@ -118,46 +95,36 @@ def write_table(path: Path, fields: list[str], rows: list[dict]) -> None:
             writer.writerow({**row, "facts": json.dumps(row["facts"], ensure_ascii=False)})
 
 
-def make_set(source: str, out: Path, browser: str, scratch: Path) -> list[str]:
-    """Write one set's images and table; hand back what is wrong with its facts."""
-    folder, prefix, fields = SETS[source]
-    images = out / folder / "images"
+def make(task: str, out: Path, small: bool) -> None:
+    prefix, count, first = SETS[task]
+    images = out / task / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for old in images.glob("*.png"):
+    for old in images.iterdir():
         old.unlink()
-
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE / "templates"), trim_blocks=True, lstrip_blocks=True
-    )
-    brands = read(HERE / "brands.yaml")
-    page, shot = scratch / "page.html", scratch / "shot.png"
-    rows, wrong = [], []
-    for screen in read(HERE / source):
-        shown = {"s": keep_together(screen), "brand": keep_together(brands[screen["brand"]])}
-        page.write_text(templates.get_template("page.html").render(shown), encoding="utf-8")
-        browse(browser, page, screen["device"], f"--screenshot={shot}")
-        seen = visible_text(browser, page, screen["device"])
-        new = rows_of(screen, prefix)
-        wrong += [problem for row in new for problem in problems(row, " ".join(seen))]
-        save_palette(shot, images / new[0]["image"])
-        rows += [{**row, "screen_text": " | ".join(seen)} for row in new]
-    write_table(out / folder / "items.csv", fields, rows)
+    screens = plan(task, count)[: first if small else count]
+    met: dict[str, int] = {}
+    rows = []
+    for screen, image, seen in render(screens, f"{SEED} {task}"):
+        met[screen.kind] = met.get(screen.kind, 0) + 1
+        name = f"{prefix}_{screen.kind}_{met[screen.kind]}"
+        save_palette(image, images / f"{name}.png")
+        rows += rows_of(screen, name, seen, task)
+    fields = [field for field in FIELDS if field in rows[0]]
+    asked = len(rows) // len(screens)
+    write_table(out / task / "items.csv", fields, rows[: first * asked])
+    if not small:
+        write_table(out / task / "items_full.csv", fields, rows)
     size = sum(file.stat().st_size for file in images.iterdir()) / 1e6
-    print(f"{out / folder}: {len(rows)} items, {size:.2f} MB of images")
-    return wrong
+    print(f"{out / task}: {len(rows)} items, {len(screens)} screens, {size:.2f} MB of images")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make_demo_screens", description=__doc__.splitlines()[0].split(":")[0])
-    parser.add_argument(
-        "--out", type=Path, default=DEMO, help="folder to write into (default: the package's demo folder)"
-    )
-    out = parser.parse_args().out
-    browser = find_browser()
-    with tempfile.TemporaryDirectory() as scratch:
-        wrong = [problem for source in SETS for problem in make_set(source, out, browser, Path(scratch))]
-    if wrong:
-        sys.exit("\n".join(wrong))
+    parser.add_argument("--out", type=Path, default=DEMO, help="folder to write into (default: the package's)")
+    parser.add_argument("--set", choices=("full", "small"), default="full", help="all screens, or items.csv's alone")
+    args = parser.parse_args()
+    for task in SETS:
+        make(task, args.out, args.set == "small")
 
 
 if __name__ == "__main__":

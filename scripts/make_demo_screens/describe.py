@@ -23,6 +23,13 @@ LAYOUTS = {"phone": ("hero", "banner", "sheet"), "desktop": ("columns", "centre"
 SHARE_OF_HUNDRED = {"test": 3, "val": 3}  # of all combinations of values; the rest is for training
 BY_LAYOUT = {"days": (2, 14), "minutes": (5, 60), "attempts": (1, 5), "number": (101, 999), "size": (36, 48)}
 INITIALS = "АБВГДЕЖЗИКЛМНОПРСТФШЭЯ"
+TABS = {"bank": ("Главная", "Платежи", "История", "Чат"), "shop": ("Каталог", "Корзина", "Заказы", "Профиль")}
+AGREES = {  # with a noun's gender: masculine, feminine, neuter
+    "какой": ("какой", "какая", "какое"),
+    "указан": ("указан", "указана", "указано"),
+    "виден": ("виден", "видна", "видно"),
+    "показан": ("показан", "показана", "показано"),
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def draw_value(name: str, given, rng: random.Random) -> str:
         case "device":
             return f"{rng.choice(lists['devices'])}, {rng.choice(lists['cities'])}"
         case "product":
-            return rng.choice(lists["products"])
+            return rng.choice(lists[given or "products"])
         case "city":
             return rng.choice(lists["cities"])
         case "tariff":
@@ -146,6 +153,7 @@ def describe(rng: random.Random, split: str, kind: dict | None = None, device: s
         "title": rng.choice(kind["header"]),
         **arrange(layout, problem, explain, named.get(kind.get("big")), rows, buttons, rng),
     }
+    distract(description, layout, rng)
     facts = [problem, *(named[name] for name in kind["facts"])]
     return Screen(
         kind=kind["kind"],
@@ -183,6 +191,19 @@ def arrange(layout: str, problem: str, explain: str, big: str | None, rows: list
     raise ValueError(f"no layout {layout!r}")
 
 
+def distract(description: dict, layout: str, rng: random.Random) -> None:
+    """What stands on real screens beside the trouble: tabs, or links to help."""
+    brand = description["brand"]
+    links = {"links": rng.sample(texts("values.yaml")[f"links_{brand}"], 2)}
+    match layout, rng.random():
+        case "banner", draw if draw < 0.4:
+            description["tab"] = rng.choice(TABS[brand])
+        case "banner", draw if draw < 0.7:
+            description["body"].append(links)
+        case "columns", draw if draw < 0.6:
+            description["body"][0]["columns"]["parts"][1].append(links)
+
+
 def shown_once(named: dict, explain: str, rows: list, big: str | None) -> list[str]:
     """The names of the values that the screen really shows."""
     seen = " | ".join([explain, big or "", named["problem"], named["button"], *(shown for _, shown in rows)])
@@ -195,7 +216,20 @@ def ask(named: dict, names: list[str], split: str, rng: random.Random) -> list[d
     for name in names:
         answer = rng.choice(bank[name]["answer"][split])
         facts = [named[part] for part in dict.fromkeys(re.findall(r"{(\w+)}", answer))]
-        question = rng.choice(bank[name]["ask"][split])
+        question = rng.choice(wordings(name, split))
         asked.append({"name": name, "question": question, "answer": answer.format(**named), "facts": facts})
     rng.shuffle(asked)
     return asked
+
+
+@cache
+def wordings(name: str, split: str) -> list[str]:
+    """Every question of this split about a value."""
+    bank = texts("questions.yaml")
+    own = bank[name]["ask"][split]
+    if split != "train" or "noun" not in bank[name]:
+        return own
+    noun, gender = bank[name]["noun"]
+    words = {word: forms["mfn".index(gender)] for word, forms in AGREES.items()} | {"noun": noun}
+    words |= {word.capitalize(): form.capitalize() for word, form in words.items()}
+    return [*own, *(text.format(**words) for text in bank["common"])]

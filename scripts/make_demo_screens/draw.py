@@ -10,14 +10,22 @@ import random
 from functools import cache
 from pathlib import Path
 
+import describe
 from PIL import Image, ImageDraw, ImageFont
 
 SIZES = {"phone": (336, 728), "desktop": (560, 420)}  # pixels; the browser's CSS pixels
 CELL = (14, 7)  # height, width: half a patch of 14 x 14
 ACCENTS = ((14, 124, 134), (232, 79, 48), (33, 90, 220), (20, 130, 90), (120, 60, 190), (200, 100, 0), (60, 70, 90))
 TONES = {"bad": (214, 57, 47), "warn": (214, 130, 10), "good": (30, 145, 86)}
-TABS = {"bank": ("Главная", "Платежи", "История", "Чат"), "shop": ("Каталог", "Корзина", "Заказы", "Профиль")}
 SITES = {"bank": "ladoga-bereg.example", "shop": "ryapushka.example"}
+FAMILIES = (
+    ("Inter-Regular", "Inter-Bold"),
+    ("Inter-Regular", "Inter-SemiBold"),
+    ("Roboto-Regular", "Roboto-Bold"),
+    ("Roboto-Regular", "Roboto-Medium"),
+    ("RobotoCondensed-Regular", "RobotoCondensed-Bold"),
+    ("DejaVuSans", "DejaVuSans-Bold"),
+)
 BRANDS = {"bank": "Ладожский берег", "shop": "Ряпушка"}
 
 
@@ -32,9 +40,12 @@ def advance(face: ImageFont.FreeTypeFont, letter: str) -> float:
 
 
 def families(folder: Path) -> list[tuple[str, str]]:
-    """Pairs of a regular and a bold file, by the names `*-Regular.*` and `*-Bold.*`."""
-    regular = sorted(folder.glob("*-Regular.*"))
-    return [(str(file), str(file).replace("-Regular.", "-Bold.")) for file in regular]
+    """(regular, bold) files of the FAMILIES found in the folder and below it; FileNotFoundError where there is none."""
+    files = {file.stem: str(file) for file in sorted(folder.rglob("*.[ot]tf"))}
+    found = [(files[regular], files[bold]) for regular, bold in FAMILIES if regular in files and bold in files]
+    if not found:
+        raise FileNotFoundError(f"{folder}: none of {', '.join(regular for regular, _ in FAMILIES)}")
+    return found
 
 
 class Pen(ImageDraw.ImageDraw):
@@ -217,6 +228,34 @@ class Artist:
             self.y = top if beside and place == 0 else top + height + self.rng.randint(6, 12)
         self.left, self.right = left, right
 
+    def links(self, c: list) -> None:
+        step = 42 if self.what["device"] == "phone" else 31
+        if self.y + step * len(c) > self.size[1] - 24:
+            return
+        self.pen.rounded_rectangle((self.left, self.y, self.right, self.y + step * len(c)), self.round, fill=self.card)
+        face = self.face(self.rng.choice((14, 15)))
+        for label in c:
+            top, self.y = self.y, self.y + (step - 19) / 2
+            self.write(label, face, self.main if self.rng.random() < 0.4 else self.ink, left=self.left + 14)
+            x, middle = self.right - 18, top + step / 2
+            self.pen.line((x, middle - 5, x + 5, middle, x, middle + 5), fill=self.soft, width=2)
+            self.y = top + step
+        self.y += self.rng.randint(8, 16)
+
+    def tabs(self, chosen: str) -> None:
+        width, height = self.size
+        top, tall = height - self.rng.randint(64, 78), self.rng.randint(18, 24)
+        self.pen.rectangle((0, top, width, height), fill=self.card)
+        labels, face = describe.TABS[self.what["brand"]], self.face(11)
+        for place, label in enumerate(labels):
+            left, colour = width * place / len(labels), self.main if label == chosen else self.soft
+            middle = left + width / len(labels) / 2
+            self.pen.rounded_rectangle(
+                (middle - tall / 2, top + 7, middle + tall / 2, top + 7 + tall), 6, outline=colour
+            )
+            self.y = top + 9 + tall
+            self.write(label, face, colour, at="centre", left=left, right=left + width / len(labels))
+
     def columns(self, c: dict) -> None:
         left, right, top = self.left, self.right, self.y
         middle, bottom = (left + right) / 2 + self.rng.randint(-14, 14), top
@@ -253,6 +292,8 @@ class Artist:
             tall = sum(60 * len(block["buttons"]) for block in footer)
             self.y = max(self.y, height - tall - self.rng.randint(20, 40))
             self.blocks(footer)
+        if tab := self.what.get("tab"):
+            self.tabs(tab)
         if sheet := self.what.get("sheet"):
             self.pull_up(sheet)
 
