@@ -108,7 +108,7 @@ def refused(cli, tmp_path, *arguments) -> str:
 
 REFUSED = {
     "quant=gtpq4": "quant=gtpq4: no such option; did you mean gptq4? quant has: awq, bf16, gptq4, gptq8",
-    "experiment=dmo": "experiment=dmo: no such option; did you mean demo? experiment has: demo, seed_",
+    "experiment=dmo": "experiment=dmo: no such option; did you mean demo? experiment has: demo, demo_full, seed_",
     "metrics=[tech,ruoge]": "metrics=ruoge: no such option; did you mean rouge? metrics has:",
     "enigne=vllm": "enigne: no such key; did you mean engine? the config has: engine,",
     "engine.max_modl_len=5": "engine.max_modl_len: no such key; did you mean max_model_len? engine has: cpu_kv",
@@ -239,7 +239,7 @@ def model(tmp_path):
 
 def study_data(name, root):
     """Overrides that give a study its data, laid out as it expects."""
-    if name == "demo":
+    if name.startswith("demo"):
         return []
     make_data(root)
     (root / "images").rename(root / "screenshots")
@@ -257,7 +257,8 @@ def study_data(name, root):
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_every_study_composes_and_is_ready_to_start(vlm_eval_cli, tmp_path, model, name):
     expected = {
-        "demo": "8 points,",
+        "demo": "8 points, 296 answers, 592 judge calls",
+        "demo_full": "8 points, 1432 answers, 2864 judge calls",
         "seed_vqa": "4 points, 4 answers, 0 judge calls",
         "seed_screen_annotation": "4 points, 40 answers, 0 judge calls",
     }

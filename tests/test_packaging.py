@@ -14,7 +14,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 SOURCES = ["setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE"]
 SOURCES += ["conf", "experiments", "vlm_eval", "hydra_plugins"]
-MADE = {"__pycache__", "models"}  # models: the demo checkpoints
+MADE = {"__pycache__"}
 
 # Run by the installed Python: every config file is composed once, as the option of its group.
 COMPOSE_ALL = """

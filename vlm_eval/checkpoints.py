@@ -64,8 +64,7 @@ def fetch(model: ModelConfig, quant: QuantConfig) -> str:
 def read_config(folder: str) -> dict[str, Any]:
     """config.json of a checkpoint folder; BadInput when it is not one."""
     if not Path(folder).is_dir():
-        hint = "; run scripts/make_demo_model" if "demo/models" in folder else ""
-        raise BadInput(f"{folder}: no such checkpoint folder{hint}")
+        raise BadInput(f"{folder}: no such checkpoint folder")
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise BadInput(f"{file}: missing; a checkpoint folder holds config.json and *.safetensors")

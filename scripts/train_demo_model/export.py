@@ -10,7 +10,7 @@ from model import Model, Size, hf_state
 from tokenizer import SPECIAL
 from tokenizers import Tokenizer
 
-CONTEXT = 4096
+CONTEXT = 8192
 MOST_PIXELS = 336 * 728  # a phone's screen at one pixel a CSS pixel; a desktop's 560 x 420 is less
 
 

@@ -1,4 +1,4 @@
-"""The local judge on real vLLM: with random weights its verdicts mean nothing, and are valid all the same."""
+"""The local judge on real vLLM: models that know nothing of judging, so that verdicts mean nothing and are valid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vlm_eval.store import RunFolder
 
 pytestmark = pytest.mark.engine
 DEMO = Path(paths.demo("screen_annotation"))
-SEES = paths.demo("models/bf16")  # a Qwen2-VL; also of random weights
+SEES = paths.demo("models/bf16")  # a Qwen2-VL, trained for other things
 
 
 def judge_locally(*judges: str) -> list[dict]:

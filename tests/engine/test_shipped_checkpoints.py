@@ -1,0 +1,46 @@
+"""Each shipped checkpoint reads the shipped screens as well as its model card says."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+MODELS = REPO / "vlm_eval" / "demo" / "models"
+FORMS = ("bf16", "gptq8", "gptq4", "awq")
+TOLERANCE = 0.08  # 20 screens are a part of the card's 40
+
+pytestmark = pytest.mark.engine
+
+
+def on_card(form: str) -> float:
+    """Recall of screen annotation in the card's table of figures."""
+    card = (MODELS / "bf16" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    return float(re.search(rf"^\| {form} \| ([\d.]+) ", card, re.MULTILINE)[1])
+
+
+@pytest.fixture(scope="module")
+def twenty(tmp_path_factory) -> Path:
+    """The first 20 screens of the full set."""
+    folder, shipped = tmp_path_factory.mktemp("data"), REPO / "vlm_eval" / "demo" / "screen_annotation"
+    lines = (shipped / "items_full.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "items.csv").write_text("".join(lines[:21]), encoding="utf-8")
+    shutil.copytree(shipped / "images", folder / "images")
+    return folder
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_recall_is_the_model_cards(form, twenty, tmp_path):
+    command = [sys.executable, "-m", "vlm_eval.cli", "model=demo", f"quant={form}", "task=screen_annotation"]
+    command += [f"task.data.root={twenty}", "task.repeats=1", "task.sampling.temperature=0", "metrics=[tech,facts]"]
+    command += ["judge=none", "tracking=none", "engine.latency_pass.items=0", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["facts/recall_mean"] == pytest.approx(on_card(form), abs=TOLERANCE)
+    log = (tmp_path / "run" / "run.log").read_text() if (tmp_path / "run" / "run.log").is_file() else done.stderr
+    assert not re.search(r"WARNING.*(quant|gptq|awq|format)", log, re.IGNORECASE)
