@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def train(args) -> None:
     optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98), fused=device == "cuda")
     run = torch.compile(model) if args.compile else model
     validated = spent
+    if args.resume and not (args.out / "log.jsonl").exists():
+        shutil.copyfile(args.resume / "log.jsonl", args.out / "log.jsonl")  # the pieces' log is one
     with (args.out / "log.jsonl").open("a", encoding="utf-8") as log:
 
         def note(**row):
