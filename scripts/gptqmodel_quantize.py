@@ -37,7 +37,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, required=True, help="folder with items.csv and images/")
     parser.add_argument("--items", type=int, default=128, help="how many of its items")
     parser.add_argument("--group", type=int, default=128)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu; cuda:0 where this environment has a CUDA torch, which scripts/quantize does not install",
+    )
     args = parser.parse_args()
     if not (args.source / "config.json").is_file():
         parser.error(f"{args.source}: no config.json there")
@@ -80,6 +84,16 @@ def quantize(source: Path, target: Path, form: str, data: list, group: int, devi
     model.save(str(target))
 
 
+def sha256(files: list[Path]) -> str:
+    """Of the files' contents, one after the other: a checkpoint may lie in several."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    return digest.hexdigest()
+
+
 def main() -> None:
     args = arguments()
     args.source, args.target = args.source.resolve(), args.target.resolve()
@@ -89,7 +103,8 @@ def main() -> None:
     for name in KEPT:
         if (args.source / name).is_file():
             shutil.copyfile(args.source / name, args.target / name)
-    (args.target / "model.safetensors").chmod(0o644)
+    for file in args.target.glob("*.safetensors"):
+        file.chmod(0o644)  # safetensors leaves it readable to its owner alone
     import gptqmodel
 
     made = {
@@ -97,10 +112,8 @@ def main() -> None:
         "gptqmodel": gptqmodel.__version__,
         "group": args.group,
         "calibration_items": len(data),
-        "calibration_sha256": hashlib.sha256((args.calibration / "items.csv").read_bytes()).hexdigest(),
-        "source_sha256": hashlib.sha256((args.source / "model.safetensors").read_bytes()).hexdigest()
-        if (args.source / "model.safetensors").is_file()
-        else None,  # sharded
+        "calibration_sha256": sha256([args.calibration / "items.csv"]),
+        "source_sha256": sha256(sorted(args.source.glob("*.safetensors"))),
     }
     (args.target / "made_by.json").write_text(json.dumps(made, indent=1) + "\n")
     print(f"{args.target}: {args.form}, calibrated on {len(data)} items", file=sys.stderr)

@@ -12,7 +12,7 @@ SHIPPED = REPO / "vlm_eval" / "demo"
 
 
 @pytest.mark.engine  # not for its engine, but for its half minute
-@pytest.mark.needs("chromium", "inter", "roboto", "emoji")
+@pytest.mark.needs("chromium", "inter", "roboto")
 def test_made_again_the_tables_are_the_same_and_the_pictures_of_the_same_size(tmp_path):
     command = [sys.executable, REPO / "scripts" / "make_demo_screens", "--out", tmp_path, "--set", "small"]
     subprocess.run(command, check=True)

@@ -18,11 +18,11 @@ DEMO = Path(__file__).resolve().parents[2] / "vlm_eval" / "demo"
 SEED = "shipped"
 FIELDS = ["item_id", "image", "question", "reference", "facts", "device", "screen_text"]
 SETS = {"screen_annotation": ("sa", 40, 10), "vqa": ("vqa", 79, 12)}  # first letters of the ids, screens, of them small
-DESKTOPS = (3, 6)  # every third and sixth screen of seven
+DESKTOPS = (3, 6)  # of seven screens, counted from 0; the others are phones
 
 
 def plan(task: str, count: int) -> list[describe.Screen]:
-    """So many screens of the test split, of every kind in turn; no two of both tasks show the same values."""
+    """So many screens of the test split, of every kind in turn."""
     rng = random.Random(f"{SEED} {task}")
     kinds, screens = describe.kinds(), []
     order = [kind for _ in range(count // len(kinds) + 1) for kind in rng.sample(kinds, len(kinds))][:count]

@@ -23,7 +23,6 @@ LAYOUTS = {"phone": ("hero", "banner", "sheet"), "desktop": ("columns", "centre"
 SHARE_OF_HUNDRED = {"test": 3, "val": 3}  # of all combinations of values; the rest is for training
 BY_LAYOUT = {"days": (2, 14), "minutes": (5, 60), "attempts": (1, 5), "number": (101, 999), "size": (36, 48)}
 INITIALS = "АБВГДЕЖЗИКЛМНОПРСТФШЭЯ"
-TABS = {"bank": ("Главная", "Платежи", "История", "Чат"), "shop": ("Каталог", "Корзина", "Заказы", "Профиль")}
 AGREES = {  # with a noun's gender: masculine, feminine, neuter
     "какой": ("какой", "какая", "какое"),
     "указан": ("указан", "указана", "указано"),
@@ -197,7 +196,7 @@ def distract(description: dict, layout: str, rng: random.Random) -> None:
     links = {"links": rng.sample(texts("values.yaml")[f"links_{brand}"], 2)}
     match layout, rng.random():
         case "banner", draw if draw < 0.4:
-            description["tab"] = rng.choice(TABS[brand])
+            description["tab"] = rng.choice([label for _, label in texts("brands.yaml")[brand]["tabs"]])
         case "banner", draw if draw < 0.7:
             description["body"].append(links)
         case "columns", draw if draw < 0.6:

@@ -17,7 +17,6 @@ SIZES = {"phone": (336, 728), "desktop": (560, 420)}  # pixels; the browser's CS
 CELL = (14, 7)  # height, width: half a patch of 14 x 14
 ACCENTS = ((14, 124, 134), (232, 79, 48), (33, 90, 220), (20, 130, 90), (120, 60, 190), (200, 100, 0), (60, 70, 90))
 TONES = {"bad": (214, 57, 47), "warn": (214, 130, 10), "good": (30, 145, 86)}
-SITES = {"bank": "ladoga-bereg.example", "shop": "ryapushka.example"}
 FAMILIES = (
     ("Inter-Regular", "Inter-Bold"),
     ("Inter-Regular", "Inter-SemiBold"),
@@ -26,7 +25,6 @@ FAMILIES = (
     ("RobotoCondensed-Regular", "RobotoCondensed-Bold"),
     ("DejaVuSans", "DejaVuSans-Bold"),
 )
-BRANDS = {"bank": "Ладожский берег", "shop": "Ряпушка"}
 
 
 @cache
@@ -85,6 +83,7 @@ class Artist:
 
     def __init__(self, description: dict, fonts: list[tuple[str, str]], rng: random.Random):
         self.what, self.rng, self.size = description, rng, SIZES[description["device"]]
+        self.house = describe.texts("brands.yaml")[description["brand"]]
         self.regular, self.bold = rng.choice(fonts)
         self.dark = description["theme"] == "dark"
         low, high = (8, 34) if self.dark else (236, 255)
@@ -246,7 +245,7 @@ class Artist:
         width, height = self.size
         top, tall = height - self.rng.randint(64, 78), self.rng.randint(18, 24)
         self.pen.rectangle((0, top, width, height), fill=self.card)
-        labels, face = describe.TABS[self.what["brand"]], self.face(11)
+        labels, face = [label for _, label in self.house["tabs"]], self.face(11)
         for place, label in enumerate(labels):
             left, colour = width * place / len(labels), self.main if label == chosen else self.soft
             middle = left + width / len(labels) / 2
@@ -315,9 +314,9 @@ class Artist:
         for place in range(3):
             self.pen.ellipse((12 + 16 * place, 12, 21 + 16 * place, 21), fill=ACCENTS[place])
         self.y = 8
-        self.write(SITES[self.what["brand"]], self.face(13), self.soft, left=90)
+        self.write(self.house["site"], self.face(13), self.soft, left=90)
         self.y = 42
-        self.write(BRANDS[self.what["brand"]], self.face(15, True), self.main)
+        self.write(self.house["name"], self.face(15, True), self.main)
         self.write(self.what["title"], self.face(16, True), self.ink, at="right")
         self.y = self.rng.randint(72, 84)
         self.blocks(self.what["body"])

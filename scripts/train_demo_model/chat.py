@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ TEMPLATE = (
 )
 
 
+@cache
 def system_prompts() -> dict[str, str]:
     """What the tasks tell a model first; the demo model is trained on these very words."""
     return {task: (PROMPTS / f"{task}.ru.txt").read_text("utf-8").strip() for task in ("screen_annotation", "vqa")}
