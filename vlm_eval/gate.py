@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Optional
 
@@ -30,6 +31,17 @@ from vlm_eval.points import (
 from vlm_eval.statistics.intervals import why_no_interval
 from vlm_eval.statistics.paired import Comparison, compare
 from vlm_eval.text_table import text_table
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run must keep to take the baseline's place; the options say what each is."""
+
+    margin: float
+    lower_is_better: bool = False
+    max_latency_p95: Optional[float] = None
+    max_gib: Optional[float] = None
+    max_failed_rise: float = 0.02
 
 
 def main() -> int:
@@ -76,11 +88,12 @@ def decide(chosen: argparse.Namespace) -> int:
     if not named:
         raise BadInput("no run is a candidate" + ("; --candidate matches none" if chosen.candidate else ""))
     table, lines, baselines = [], [], {}
+    limits = Limits(**{field.name: getattr(chosen, field.name) for field in fields(Limits)})
     passed: dict[str, bool] = {}
     for point in named:
         baseline = baseline_of(point, points, chosen.baseline, "--baseline ")
         found = compare(point.rows, baseline.rows) if baseline else None
-        reasons = faults(point, baseline, found, chosen)
+        reasons = faults(point, baseline, found, limits)
         table.append(cells(point, found, "no" if reasons else "yes"))
         lines.append(f"{point.run.folder}: {'; '.join(reasons) or 'passes: ' + found.sentence()}")
         if baseline:
@@ -95,9 +108,7 @@ def decide(chosen: argparse.Namespace) -> int:
     return 0 if (all if chosen.candidate else any)(passed.values()) else 1
 
 
-def faults(
-    point: Point, baseline: Optional[Point], found: Optional[Comparison], chosen: argparse.Namespace
-) -> list[str]:
+def faults(point: Point, baseline: Optional[Point], found: Optional[Comparison], limits: Limits) -> list[str]:
     """Why it does not pass; empty when it does."""
     if reason := not_ended_well(point, baseline):
         return [reason]
@@ -108,10 +119,10 @@ def faults(
         reasons.append("cannot say: no scored answer in common with the baseline")
     elif found.low is None:
         reasons.append(f"cannot say: {why_no_interval(found.clusters)}")
-    elif not (worse := found.high if chosen.lower_is_better else -found.low) < chosen.margin:
-        reasons.append(f"may be worse by {worse:.3g}, the margin is {chosen.margin:g}")
+    elif not (worse := found.high if limits.lower_is_better else -found.low) < limits.margin:
+        reasons.append(f"may be worse by {worse:.3g}, the margin is {limits.margin:g}")
     memory, p95 = memory_name(point), "tech/latency_s_p95"
-    for limit, name, unit in ((chosen.max_latency_p95, p95, "s"), (chosen.max_gib, memory, "GiB")):
+    for limit, name, unit in ((limits.max_latency_p95, p95, "s"), (limits.max_gib, memory, "GiB")):
         value = point.run.summary.get(name)
         if limit is not None and value is None:
             few = ", it needs 20 timed answers (engine.latency_pass.items=20)" if name == p95 else ""
@@ -120,7 +131,7 @@ def faults(
             reasons.append(f"{name} {value:.3g} {unit} is over {limit:g}")
     shares = (("failed", point.failed, baseline.failed), ("have no score", point.unscored, baseline.unscored))
     for what, ours, theirs in shares:
-        if ours > theirs + chosen.max_failed_rise + 1e-9:
+        if ours > theirs + limits.max_failed_rise + 1e-9:
             reasons.append(f"{ours:.1%} of its answers {what}, of the baseline's {theirs:.1%}")
     return reasons
 

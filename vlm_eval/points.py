@@ -25,7 +25,9 @@ ANOTHER_JUDGE = "another judge, or another prompt of the judge, than the baselin
 class Point:
     run: Run
     # Without rows, as before a sweep:
-    rows: Rows = field(default_factory=dict)  # (item_id, repeat) -> cluster, numerator, denominator, where scored
+    # Of each scored answer its item, with the picture's hash and the question, and its repeat -> cluster, numerator,
+    # denominator: an item that is another thing in another run is not compared.
+    rows: Rows = field(default_factory=dict)
     failed: float = 0.0  # share of answers without text
     unscored: float = 0.0  # share of answers without the metric, the failed ones among them
     judge: Optional[dict[str, str]] = None  # what the judge was; None where no judge is asked about
@@ -112,6 +114,8 @@ def _read(sweep_dir: Path, run: Run, metric: Optional[str], judge: Optional[str]
         rows = as_rows({key: (cluster[key], float(v)) for key, v in found.items() if isinstance(v, (int, float))})
     else:
         rows = scores_by_answer(_judgements(folder, run, judge), answers)
+    asked = {item.item_id: (item.image_sha256, item.question) for item in folder.read("items")}
+    rows = {(name, *asked.get(name, ()), repeat): row for (name, repeat), row in rows.items()}
     total = len(answers) or 1
     failed = sum(a.text is None for a in answers) / total
     was = None if metric else judging.judge_facts(folder, judge)

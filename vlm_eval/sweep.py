@@ -125,10 +125,22 @@ def close(folder: Path, sweep: dict[str, Any], tracker: Any, program: str = "vlm
     failed = sum(r.state != "ok" for r in runs)
     sweep |= {"failed": failed, "not_comparable": not_comparable(runs)}
     write_json(folder / "sweep.json", sweep)
+    report = _write_report(folder, program)
     if sweep["mlflow_run_id"]:
         _try(program, tracker.end_sweep, sweep, str(folder))
-    print(closing_table(folder, runs, tracker.how_to_open(), more), flush=True)
+    print(closing_table(folder, runs, tracker.how_to_open(), more + report), flush=True)
     return failed
+
+
+def _write_report(folder: Path, program: str) -> list[str]:
+    """Where the report is; one that cannot be made is said and costs nothing else."""
+    from vlm_eval.report.write import write_report  # here: a config error need not wait for it
+
+    try:
+        return [f"Report: {write_report(folder)}/index.html"]
+    except Exception as error:
+        print(f"{program}: no report: {one_line(error)}; vlm-eval-report {folder} tries again", file=sys.stderr)
+        return []
 
 
 def _together(folder: Path, runs: list[Run], asked: dict[str, Any]) -> tuple[list[Run], list[str]]:

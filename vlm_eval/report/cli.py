@@ -1,0 +1,60 @@
+"""A report on a finished sweep, from its run folders alone: index.html, report.md, plots and three workbooks.
+
+    vlm-eval-report SWEEP_DIR [--language en] [--baseline quant=bf16] [--margin 0.05]
+
+It is also made at the end of each sweep, in SWEEP_DIR/report. Exit code 0, or 2 for bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from vlm_eval.errors import BadInput
+
+DEFAULT_MARGIN = 0.05
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        "vlm-eval-report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("sweep_dir", type=Path)
+    add("--language", choices=("ru", "en"), default="ru")
+    add("--out", type=Path, help="default: SWEEP_DIR/report")
+    add("--baseline", metavar="KEY=VALUE[,KEY=VALUE]", help="default: the sweep's statistics.baseline, else quant=bf16")
+    add("--margin", type=_positive, help="a loss that would not matter; default: the sweep's, else 0.05")
+    add("--max-latency-p95", type=_positive, metavar="SECONDS", help="a limit of the recommendation")
+    add("--max-gib", type=_positive, metavar="GIB", help="a limit of the recommendation: peak memory")
+    asked = parser.parse_args()
+    began = time.monotonic()
+    from vlm_eval.report.write import write_report
+
+    try:
+        out = write_report(
+            asked.sweep_dir,
+            asked.out,
+            asked.language,
+            asked.baseline,
+            asked.margin,
+            asked.max_latency_p95,
+            asked.max_gib,
+        )
+    except BadInput as error:
+        print(f"vlm-eval-report: {error}", file=sys.stderr)
+        return 2
+    print(f"{out}/index.html, report.md beside it ({time.monotonic() - began:.1f} s)")
+    return 0
+
+
+def _positive(text: str) -> float:
+    if not (number := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

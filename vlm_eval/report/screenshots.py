@@ -1,0 +1,47 @@
+"""Screenshots for a report: each once, as a JPEG small enough to send on."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Optional
+
+from vlm_eval import images
+from vlm_eval.report.data import SweepData
+
+LARGEST = (480, 1040)  # pixels wide and high: a phone's screen stays readable
+QUALITY = 70
+
+Shown = tuple[str, str]  # data root, image below it
+
+
+def write_screenshots(data: SweepData, out: Path) -> tuple[dict[Shown, str], list[str]]:
+    """(data root, image) -> file below `out`, and the names of those that are missing or broken."""
+    folder = out / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = list(dict.fromkeys((str(c.data_root), i.image) for c in data.candidates for i in c.items.values()))
+    named = [(shown, f"{number:04d}-{_plain(shown[1])}.jpg") for number, shown in enumerate(wanted, start=1)]
+    with ThreadPoolExecutor(2) as pool:  # Pillow works without the interpreter's lock
+        written = list(pool.map(lambda pair: _write(Path(pair[0][0]) / pair[0][1], folder / pair[1]), named))
+    files = {shown: f"screenshots/{name}" for (shown, name), ok in zip(named, written, strict=True) if ok}
+    return files, [shown[1] for shown, _ in named if shown not in files]
+
+
+def _write(source: Path, target: Path) -> bool:
+    try:
+        picture = images.load(source)
+    except (OSError, ValueError, SyntaxError):  # what Pillow raises for missing and broken files, by format
+        return False
+    picture.thumbnail(LARGEST, reducing_gap=2.0)
+    picture.save(target, "JPEG", quality=QUALITY, optimize=True)
+    return True
+
+
+def _plain(image: str) -> str:
+    """The image's own name as far as every file system and link takes it."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(image).stem)[:40]
+
+
+def place(files: dict[Shown, str], root: Path, image: str) -> Optional[str]:
+    return files.get((str(root), image))

@@ -1,0 +1,68 @@
+"""The parts of a report, one after the other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Optional
+
+from vlm_eval.gate import Limits
+from vlm_eval.report.cli import DEFAULT_MARGIN
+from vlm_eval.report.data import SweepData, read_sweep
+from vlm_eval.report.markdown import write_markdown
+from vlm_eval.report.page import write_page
+from vlm_eval.report.screenshots import write_screenshots
+from vlm_eval.report.texts import Texts
+from vlm_eval.report.verdicts import decide
+
+
+def write_report(
+    folder: Path,
+    out: Optional[Path] = None,
+    language: str = "ru",
+    baseline: Optional[str] = None,
+    margin: Optional[float] = None,
+    max_latency_p95: Optional[float] = None,
+    max_gib: Optional[float] = None,
+) -> Path:
+    """Everything into `out`; the folder it is in. BadInput for a folder that is no sweep."""
+    data, text = read_sweep(folder), Texts(language)
+    out = out or folder / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    margin = margin or data.sweep.get("statistics", {}).get("margin") or DEFAULT_MARGIN
+    verdicts = decide(data, baseline, Limits(margin, max_latency_p95=max_latency_p95, max_gib=max_gib), text)
+    files, missing = write_screenshots(data, out)
+    notes = [*_failed(data, text), *verdicts.notes, *different_data(data, text), *data.notes]
+    notes += [text("screenshot_missing", count=len(missing), name=missing[0])] if missing else []
+    plots = []
+    write_markdown(data, verdicts, notes, plots, out, text)
+    write_page(data, verdicts, notes, plots, files, out, text)
+    return out
+
+
+def _failed(data: SweepData, text: Texts) -> list[str]:
+    """Runs that did not end well, and how many answers the others lack."""
+    said = []
+    for c in data.candidates:
+        name = f"{c.label}, {text.task(c.task)}"
+        lacking = sum(answer.text is None for answer in c.answers.values())
+        if not c.ok:
+            said.append(text("failed_run", run=name, state=c.run.state, error=c.run.error or "–"))
+        elif lacking:
+            said.append(f"{name}: {text('failed_answers', count=lacking, total=len(c.answers))}")
+    return said
+
+
+def different_data(data: SweepData, text: Texts) -> list[str]:
+    """A sentence a task whose runs were not asked the same: another picture or question, or none at all."""
+    said = []
+    for task in data.tasks:
+        asked = [c for c in data.of(task) if c.items]
+        things = defaultdict(set)
+        for c in asked:
+            for item in c.items.values():
+                things[item.item_id].add((item.image_sha256, item.question))
+        apart = [name for name, found in things.items() if len(found) > 1 or any(name not in c.items for c in asked)]
+        if apart:
+            said.append(text("different_data", task=text.task(task), count=len(apart)))
+    return said
