@@ -37,7 +37,9 @@ def make_sweep(
         for quant in quants:
             name, overrides = f"demo-{quant}-{task}", [f"quant={quant}", f"task={task}"]
             points.append({"folder": name, "overrides": overrides})
-            _run(RunFolder(folder / name), overrides, folder / "data", items, quant, judged, quant in failed, texts or {})
+            _run(
+                RunFolder(folder / name), overrides, folder / "data", items, quant, judged, quant in failed, texts or {}
+            )
     sweep = {"sweep_id": folder.name, "command": "vlm-eval -m quant=gptq4,bf16", "cwd": str(folder), "points": points}
     sweep |= {"started": "2026-11-24T12:00:00+00:00", "ended": None, "statistics": {}, "failed": len(failed)}
     write_json(folder / "sweep.json", sweep | {"mlflow_run_id": None})

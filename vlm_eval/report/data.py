@@ -68,6 +68,11 @@ class Candidate:
         return found
 
     @cached_property
+    def timed(self) -> dict[Key, Latency]:
+        """(item_id, repeat) -> how long it took alone."""
+        return {(x.item_id, x.repeat): x for x in self.latencies}
+
+    @cached_property
     def judgements_of(self) -> dict[Key, list[Judgement]]:
         """(item_id, repeat) -> what all judges said, the main one first."""
         found: dict[Key, list[Judgement]] = defaultdict(list)

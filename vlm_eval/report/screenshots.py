@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Optional
+from typing import Mapping, Optional
 
 from vlm_eval import images
 from vlm_eval.report.data import SweepData
@@ -43,5 +43,5 @@ def _plain(image: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(image).stem)[:40]
 
 
-def place(files: dict[Shown, str], root: Path, image: str) -> Optional[str]:
+def place(files: Mapping[Shown, str], root: Path, image: str) -> Optional[str]:
     return files.get((str(root), image))

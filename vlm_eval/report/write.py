@@ -14,6 +14,7 @@ from vlm_eval.report.page import write_page
 from vlm_eval.report.screenshots import write_screenshots
 from vlm_eval.report.texts import Texts
 from vlm_eval.report.verdicts import decide
+from vlm_eval.report.workbooks import write_workbooks
 
 
 def write_report(
@@ -35,6 +36,7 @@ def write_report(
     notes = [*_failed(data, text), *verdicts.notes, *different_data(data, text), *data.notes]
     notes += [text("screenshot_missing", count=len(missing), name=missing[0])] if missing else []
     plots = []
+    write_workbooks(data, files, out, text)
     write_markdown(data, verdicts, notes, plots, out, text)
     write_page(data, verdicts, notes, plots, files, out, text)
     return out
