@@ -46,7 +46,7 @@ def sweep_dir() -> Path:
 
 def runs() -> dict[str, RunFolder]:
     folder = sweep_dir()
-    return {p.name: RunFolder(p) for p in folder.iterdir() if p.is_dir()}
+    return {p.parent.name: RunFolder(p.parent) for p in folder.glob("*/status.json")}
 
 
 def the_run() -> RunFolder:
@@ -104,6 +104,8 @@ def test_all_candidates_of_a_file_become_a_sweep(tmp_path, replay):
         rows = list(csv.DictReader(table))
     assert [r["engine.candidate"] for r in rows] == ["First-AWQ", "Second"]
     assert all(float(r["tech/length_chars_mean"]) for r in rows)
+    assert f"Report: {sweep_dir()}/report/index.html" in ended.out
+    assert "First-AWQ" in (sweep_dir() / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_candidate_with_odd_letters_in_its_name(tmp_path, replay):

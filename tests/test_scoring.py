@@ -20,7 +20,7 @@ def run(vlm_eval_cli, tmp_path):
 
 
 def the_run() -> RunFolder:
-    [folder] = [p for p in next(Path("multirun").iterdir()).iterdir() if p.is_dir()]
+    [folder] = [p.parent for p in Path("multirun").glob("*/*/status.json")]
     return RunFolder(folder)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from omegaconf import DictConfig
 
 from vlm_eval.provenance import inputs
 from vlm_eval.store import RunFolder, read_json
+from vlm_eval.tracking.answers_table import log_answers_table
 
 PARAM_LIMIT = 6000  # characters MLflow keeps of a param
 TAG_LIMIT = 8000  # and of a tag
@@ -63,6 +66,8 @@ class Mlflow:
         }
         judges = folder.provenance().get("judges", {})
         tags["vlm_eval.judges"] = ", ".join(f"{n} (main)" if j["main"] else n for n, j in judges.items()) or None
+        tags["judge"] = next((name for name, entry in judges.items() if entry["main"]), None)
+        tags["data_sha256"] = data_sha256(folder)
         made_by = folder.provenance().get("metrics", {})
         tags |= {f"vlm_eval.{m}.{k}": v for m, facts in made_by.items() for k, v in facts.items()}
         # An earlier attempt at this run goes on in its own MLflow run: no row twice.
@@ -87,6 +92,7 @@ class Mlflow:
         for file in sorted(p for p in folder.path.iterdir() if p.is_file() and not p.name.startswith(".")):
             client.log_artifact(run_id, str(file))
         client.log_artifacts(run_id, str(folder.path / ".hydra"), "hydra")
+        log_answers_table(client, run_id, folder)
         if self.config.screenshots:
             self._log_screenshots(run_id, cfg, folder)
         client.set_terminated(run_id, "FINISHED" if status["state"] == "ok" else "FAILED", _millis(status["ended"]))
@@ -97,6 +103,8 @@ class Mlflow:
         for file in (Path(folder) / name for name in ("sweep.json", "comparison.csv", "paired.csv")):
             if file.is_file():
                 client.log_artifact(run_id, str(file))
+        if (report := Path(folder) / "report").is_dir():
+            client.log_artifacts(run_id, str(report), "report")
         client.log_metric(run_id, "failed_runs", sweep["failed"])
         if sweep["failed"]:
             client.set_tag(run_id, "vlm_eval.failed_runs", str(sweep["failed"]))
@@ -137,6 +145,12 @@ class Mlflow:
             return known.experiment_id
         where = Path(self.config.artifacts).resolve().as_uri() if self.config.artifacts else None
         return client.create_experiment(self.config.experiment, artifact_location=where)
+
+
+def data_sha256(folder: RunFolder) -> Optional[str]:
+    """Of what was asked and what it is held against; None where no items were read. Equal for runs over equal data."""
+    things = [(i.item_id, i.image_sha256, i.question, i.reference) for i in folder.read("items")]
+    return hashlib.sha256(json.dumps(sorted(things, key=str)).encode()).hexdigest() if things else None
 
 
 def client_of(uri: str) -> Any:

@@ -1,0 +1,74 @@
+"""What MLflow gets of a run and of a sweep, in a real local store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+
+from tests.report.sweep import make_sweep
+from vlm_eval import config
+from vlm_eval.report.write import write_report
+from vlm_eval.store import RunFolder, read_json
+from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig
+
+
+@pytest.fixture
+def store(tmp_path) -> MlflowConfig:
+    return MlflowConfig(uri=f"sqlite:///{tmp_path}/m.db", artifacts=str(tmp_path / "artifacts"))
+
+
+def logged(store: MlflowConfig, run: RunFolder) -> str:
+    return Mlflow(store).log_run(config.load(run.path), run)
+
+
+def table(store: MlflowConfig, run_id: str) -> list[dict]:
+    file = download_artifacts(run_id=run_id, artifact_path="answers.json", tracking_uri=store.uri)
+    found = json.loads(Path(file).read_text())
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+
+
+def test_answers_are_one_table_keyed_by_item_and_logged_again_it_is_replaced(store, tmp_path):
+    folder = make_sweep(tmp_path / "s", quants=("gptq4", "bf16"), items=6)
+    runs = [RunFolder(folder / f"demo-{quant}-vqa") for quant in ("gptq4", "bf16")]
+    ids = [logged(store, run) for run in runs]
+    assert [logged(store, run) for run in runs] == ids  # no row twice
+    first, second = (table(store, run_id) for run_id in ids)
+    assert len(first) == 6
+    assert [(r["item"], r["repeat"], r["question"]) for r in first] == [
+        (r["item"], r["repeat"], r["question"]) for r in second
+    ]
+    assert first[0]["answer"] == "Ответ gptq4" and first[0]["match_ratio"] == pytest.approx(0.4)
+    assert first[0]["rationale"].splitlines()[1] == "stern ba: потому что ba <b>gptq4</b>"
+    tags = MlflowClient(store.uri).get_run(ids[0]).data.tags
+    assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": "answers.json", "type": "table"}]
+
+
+def test_runs_are_found_and_grouped_by_their_judge_and_data(store, tmp_path):
+    folder = make_sweep(tmp_path / "s", quants=("gptq4", "bf16"))
+    ids = [logged(store, RunFolder(folder / f"demo-{quant}-vqa")) for quant in ("gptq4", "bf16")]
+    client = MlflowClient(store.uri)
+    [experiment] = [e.experiment_id for e in client.search_experiments() if e.name == "vlm-eval"]
+    found = client.search_runs([experiment], "tags.judge = 'stern' and tags.quant = 'bf16'")
+    assert [run.info.run_id for run in found] == [ids[1]]
+    hashes = {client.get_run(run_id).data.tags["data_sha256"] for run_id in ids}
+    assert len(hashes) == 1 and len(hashes.pop()) == 64
+    run = RunFolder(folder / "demo-bf16-vqa")
+    first, *others = run.read("items")
+    run.replace("items", [dataclasses.replace(first, reference="Другой чат"), *others])
+    logged(store, run)
+    assert client.get_run(ids[0]).data.tags["data_sha256"] != client.get_run(ids[1]).data.tags["data_sha256"]
+
+
+def test_the_report_is_an_artifact_of_the_sweep(store, tmp_path):
+    folder = make_sweep(tmp_path / "s")
+    sweep, tracker = read_json(folder / "sweep.json"), Mlflow(store)
+    sweep["mlflow_run_id"] = tracker.begin_sweep(sweep, str(folder))
+    write_report(folder)
+    tracker.end_sweep(sweep, str(folder))
+    names = {a.path for a in MlflowClient(store.uri).list_artifacts(sweep["mlflow_run_id"], "report")}
+    assert {"report/index.html", "report/report.md", "report/judgement_scores.xlsx"} <= names
