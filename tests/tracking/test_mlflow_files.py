@@ -64,6 +64,14 @@ def test_runs_are_found_and_grouped_by_their_judge_and_data(store, tmp_path):
     assert client.get_run(ids[0]).data.tags["data_sha256"] != client.get_run(ids[1]).data.tags["data_sha256"]
 
 
+def test_a_run_says_which_checkpoint_was_loaded(store, tmp_path):
+    run = RunFolder(make_sweep(tmp_path / "s") / "demo-gptq4-vqa")
+    run.provenance(engine={"checkpoint": "hub/name", "checkpoint_sha256": "ab12", "bits": 4, "weights_gib": 6.5})
+    tags = MlflowClient(store.uri).get_run(logged(store, run)).data.tags
+    found = [tags[name] for name in ("checkpoint", "checkpoint_sha256", "bits", "weights_gib")]
+    assert found == ["hub/name", "ab12", "4", "6.5"]
+
+
 def test_the_report_is_an_artifact_of_the_sweep(store, tmp_path):
     folder = make_sweep(tmp_path / "s")
     sweep, tracker = read_json(folder / "sweep.json"), Mlflow(store)

@@ -67,6 +67,8 @@ class Mlflow:
         judges = folder.provenance().get("judges", {})
         tags["vlm_eval.judges"] = ", ".join(f"{n} (main)" if j["main"] else n for n, j in judges.items()) or None
         tags["judge"] = next((name for name, entry in judges.items() if entry["main"]), None)
+        loaded = folder.provenance().get("engine", {})  # what the engine said it holds
+        tags |= {name: loaded.get(name) for name in ("checkpoint", "checkpoint_sha256", "bits", "weights_gib")}
         tags["data_sha256"] = data_sha256(folder)
         made_by = folder.provenance().get("metrics", {})
         tags |= {f"vlm_eval.{m}.{k}": v for m, facts in made_by.items() for k, v in facts.items()}
