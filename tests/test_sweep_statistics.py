@@ -393,4 +393,4 @@ def test_it_goes_to_mlflow_with_the_sweep(sweep, tmp_path):
     asked = {"mlflow_run_id": parent, "statistics": {"baseline": "quant=bf16"}}
     close(sweep.root, sweep.sweep | asked, tracker)
     there = {file.path for file in client_of(f"sqlite:///{tmp_path}/mlflow.db").list_artifacts(parent)}
-    assert there == {"sweep.json", "comparison.csv", "paired.csv"}
+    assert there == {"sweep.json", "report", "comparison.csv", "paired.csv"}
