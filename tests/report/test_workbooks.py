@@ -61,6 +61,18 @@ def test_texts_are_as_they_were(report):
     assert rows[2]["length, characters"].value == 40_000 and rows[2]["length, characters"].number_format == "#,##0"
 
 
+def test_texts_that_would_break_a_workbook(tmp_path):
+    """XlsxWriter's own markup, Excel's escapes, letters of two units: Excel counts those twice."""
+    texts = {"item/0": "<r>жирно & <b></r>", "item/1": "_x0041_", "item/2": "😀" * 20_000, "item/3": " a\n b "}
+    out = write_report(make_sweep(tmp_path / "s", texts=texts), language="en")
+    rows = table(load_workbook(out / "summary_test_stats.xlsx")["answers"])
+    markup, escape, emoji, spaces = (row["answer"] for row in rows[:4])
+    assert markup.value == texts["item/0"] and markup.data_type == "s"
+    assert escape.value in (texts["item/1"], "_x005F_x0041_")  # openpyxl leaves Excel's escape of the escape
+    assert emoji.value == "😀" * 16_000 + " [… 4000]"
+    assert spaces.value == texts["item/3"]
+
+
 def test_judgements_stand_by_judge_and_order_and_a_refusal_is_no_zero(report):
     rows = table(load_workbook(report / "judgement_scores.xlsx")["answers"])
     first, of_bf16 = rows[0], rows[7]

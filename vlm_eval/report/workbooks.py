@@ -14,7 +14,7 @@ from vlm_eval.report.data import Candidate, Key, SweepData
 from vlm_eval.report.screenshots import Shown, place
 from vlm_eval.report.texts import Texts
 
-CELL_CHARS = 32_000  # Excel's own limit is 32,767
+CELL_CHARS = 32_000  # Excel's own limit is 32,767, an emoji counts twice
 LITERAL_CHARS = 200  # of a formula's text; Excel's own limit is 255, quotes count twice
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what a workbook's XML cannot hold
 KEY_WIDTHS = {"task": 18, "candidate": 22, "item": 22, "repeat": 8, "screenshot": 24, "device": 11, "question": 30}
@@ -177,6 +177,10 @@ class _Sheet:
             # A formula and no hyperlink of XlsxWriter's: those have the other slashes, and at most 65,530 a sheet.
             name = value.replace('"', '""')
             self.sheet.write_formula(self.rows, number, f'=HYPERLINK("{link}","{name}")', self.formats["link"], value)
+        elif value.startswith("<r>") and value.endswith("</r>"):
+            # XlsxWriter would take it for markup of its own and write it into the sheet's XML as it is.
+            whole = self.formats["text"]
+            self.sheet.write_rich_string(self.rows, number, whole, value[0], value[1:], whole)
         else:
             self.sheet.write_string(self.rows, number, value, self.formats["text"])
 
@@ -188,4 +192,5 @@ def _cell(value: Any) -> str:
     """Text that a workbook can hold: no control characters, no half letters, not too long."""
     text = "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.encode("utf-8", "replace").decode())
-    return text if len(text) <= CELL_CHARS else f"{text[:CELL_CHARS]} [… {len(text) - CELL_CHARS}]"
+    kept = text.encode("utf-16-le")[: 2 * CELL_CHARS].decode("utf-16-le", "ignore")
+    return text if kept == text else f"{kept} [… {len(text) - len(kept)}]"
