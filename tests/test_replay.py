@@ -125,7 +125,7 @@ def _candidate(run: RunFolder) -> str:
 
 def test_replayed_names_are_the_candidates(tmp_path, replay):
     replay(write(tmp_path / "old.csv", ANSWERS), "engine.candidate=First-AWQ", "tracking=mlflow_local")
-    from vlm_eval.tracking.mlflow import client_of
+    from vlm_eval.tracking.client import client_of
 
     run = client_of("sqlite:///mlruns/mlflow.db").get_run(the_run().status()["mlflow_run_id"])
     assert (run.data.tags["model"], run.data.tags["quant"], run.data.tags["engine"]) == ("First", "awq", "replay")

@@ -42,7 +42,7 @@ def test_a_metric_that_this_machine_has_not_is_said_first_and_last_and_the_rest_
 
 
 def test_what_the_numbers_depend_on_is_kept(run):
-    from vlm_eval.tracking.mlflow import client_of
+    from vlm_eval.tracking.client import client_of
 
     assert run("tracking=mlflow_local").code == 0
     folder = the_run()
@@ -52,7 +52,7 @@ def test_what_the_numbers_depend_on_is_kept(run):
 
 
 def test_runs_of_different_makers_are_flagged_in_table_files_and_mlflow(run, monkeypatch):
-    from vlm_eval.tracking.mlflow import client_of
+    from vlm_eval.tracking.client import client_of
 
     fixed = ("tracking=mlflow_local", "hydra.sweep.dir=sweep")
     assert run("quant=awq", *fixed, sweep=True).code == 0

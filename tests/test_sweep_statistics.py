@@ -384,7 +384,8 @@ def test_a_resume_of_some_points_finds_the_baseline_among_the_others(replayed):
 
 
 def test_it_goes_to_mlflow_with_the_sweep(sweep, tmp_path):
-    from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig, client_of
+    from vlm_eval.tracking.client import client_of
+    from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig
 
     tracker = Mlflow(MlflowConfig("", uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=str(tmp_path / "artifacts")))
     for quant in ("bf16", "awq"):

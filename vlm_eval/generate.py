@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from vlm_eval import rows
 from vlm_eval.engines.base import Engine, Request, seed_of
-from vlm_eval.memory import PeakMemory
 from vlm_eval.progress import Reporter
+from vlm_eval.resources import ResourceWatch
 from vlm_eval.rows import Item
 from vlm_eval.store import RunFolder
 from vlm_eval.tasks.base import Task
@@ -56,7 +56,7 @@ def _with_engine(
 ) -> None:
     done = len(requests) - len(todo)
     before, measured = folder.provenance().get("engine", {}), {}
-    with PeakMemory() as memory:
+    with ResourceWatch(lambda sample: folder.append("system", [sample])) as used:
         report("start engine")
         facts = engine.start()
         folder.provenance(engine={**before, **facts})
@@ -68,7 +68,7 @@ def _with_engine(
                 measured = batch
         finally:
             _stop(engine)
-    folder.provenance(engine={**before, **measured, **_peaks(memory, before), **facts})
+    folder.provenance(engine={**before, **measured, **_peaks(used, before), **facts})
 
 
 def _stop(engine: Engine) -> None:
@@ -79,11 +79,11 @@ def _stop(engine: Engine) -> None:
         traceback.print_exc()
 
 
-def _peaks(memory: PeakMemory, before: dict[str, Any]) -> dict[str, Any]:
+def _peaks(used: ResourceWatch, before: dict[str, Any]) -> dict[str, Any]:
     """Peaks over all attempts at this run."""
-    host = max(round(memory.host_peak_gib, 4), before.get("host_peak_gib") or 0.0)
-    gpu = None if memory.gpu_peak_gib is None else max(memory.gpu_peak_gib, before.get("gpu_peak_gib") or 0.0)
-    return {"host_peak_gib": host, "gpu_peak_gib": gpu, "gpu_peak_of": memory.gpu_peak_of}
+    host = max(round(used.host_peak_gib, 4), before.get("host_peak_gib") or 0.0)
+    gpu = None if used.gpu_peak_gib is None else max(used.gpu_peak_gib, before.get("gpu_peak_gib") or 0.0)
+    return {"host_peak_gib": host, "gpu_peak_gib": gpu, "gpu_peak_of": used.gpu_peak_of}
 
 
 def requests_of(cfg: DictConfig, task: Task, items: dict[str, Item], repeats: Sequence[int]) -> list[Request]:

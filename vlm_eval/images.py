@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vlm_eval.errors import BadInput
 from vlm_eval.store import sha256_of
 
+THUMBNAIL = (480, 1040)  # pixels wide and high at most: a phone's screen stays readable
+JPEG_QUALITY = 70
+UNREADABLE = (OSError, ValueError, SyntaxError)  # what Pillow raises for missing and broken files, by format
 Image.MAX_IMAGE_PIXELS = None  # our own limit is lower, and can be raised
 
 
@@ -38,7 +42,7 @@ def _check(path: Path, pixel_limit: int, version: tuple[int, int]) -> dict[str, 
             image.load()
     except UnidentifiedImageError as error:
         raise BadInput(f"{path}: not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files, by format
+    except UNREADABLE as error:
         raise BadInput(f"{path}: broken image: {error}") from error
     return {"width": width, "height": height, "image_sha256": sha256_of(path)}
 
@@ -52,6 +56,15 @@ def load(path: Path) -> Image.Image:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
         return image.convert("RGB")
+
+
+def thumbnail(path: Path) -> bytes:
+    """A JPEG of the screenshot, small enough to send on; one of UNREADABLE where there is none."""
+    picture = load(path)
+    picture.thumbnail(THUMBNAIL, reducing_gap=2.0)
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return out.getvalue()
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

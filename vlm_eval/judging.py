@@ -1,7 +1,7 @@
 """The judge stage of a run: as the run goes, and later, when it has long ended.
 
-provenance.json keeps under `judges` who judged a run: {NAME: {"main", "names", "config", "facts"}}. The main one's
-numbers are `judge/*` in summary.json, those of any other `judge.NAME/*`.
+provenance.json keeps under `judges` who judged a run: {NAME: {"main", "names", "config", "facts", "source"}}. The main
+one's numbers are `judge/*` in summary.json, those of any other `judge.NAME/*`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def judge_answers(
         JudgeRequest(items[a.item_id], a, root / items[a.item_id].image, frozenset(have.get((a.item_id, a.repeat), ())))
         for a in answers
     ]
-    entry = {"names": list(chosen.names), "config": judge_inputs(cfg), "facts": chosen.facts()}
+    entry = {"names": list(chosen.names), "config": judge_inputs(cfg), "facts": chosen.facts(), "source": chosen.source}
     _remember(folder, chosen.name, entry, main=False)  # it is the main judge when it has judged
     done, calls = len(mine), chosen.cost(len(answers))[0]
     for new in chosen.judge(requests, sum(j.cost_usd or 0.0 for j in before if j.judge in names)):

@@ -66,6 +66,17 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What was in use at one moment while answers were made; the tuples have a number for each visible GPU."""
+
+    time_s: float  # since 1970
+    cpu_percent: float  # of all cores, whoever uses them
+    host_gib: float  # resident memory of the run's processes
+    gpu_percent: tuple[float, ...] = ()
+    gpu_gib: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Score:
     """What the metrics say of one answer; a column that could not be scored is None and named in `unscored`."""
 

@@ -15,6 +15,7 @@ KINDS = {
     "items": rows.Item,
     "answers": rows.Answer,
     "latency": rows.Latency,
+    "system": rows.Sample,
     "scores": rows.Score,
     "judgements": rows.Judgement,
 }

@@ -161,20 +161,22 @@ def _of_the_point(composed: DictConfig) -> list[str]:
     return [o for o in composed.hydra.overrides.task if not o.lstrip("+").startswith(("sweep.", "statistics."))]
 
 
-def track(tracker: Any, cfg: DictConfig, run: RunFolder, program: str = "vlm-eval") -> None:
-    """Log a run, whatever came in the way when it ran."""
-    if _try(program, tracker.log_run, cfg, run):
-        status = run.status()
-        if status.pop("tracking", None):
-            write_json(run.path / "status.json", status)
+def track(tracker: Any, cfg: DictConfig, run: RunFolder, program: str = "vlm-eval") -> bool:
+    """Log a run, whatever came in the way when it ran; whether that went well."""
+    if not _try(f"{program}: {run.path.name}", tracker.log_run, cfg, run):
+        return False
+    status = run.status()
+    if status.pop("tracking", None):
+        write_json(run.path / "status.json", status)
+    return True
 
 
-def _try(program: str, step: Any, *arguments: Any) -> Any:
+def _try(what: str, step: Any, *arguments: Any) -> Any:
     """A tracker that is down is said and does not stop the sweep: the files have everything."""
     try:
         return step(*arguments)
     except Exception as error:
-        print(f"{program}: not tracked: {one_line(error)}", file=sys.stderr)
+        print(f"{what}: not tracked: {one_line(error)}", file=sys.stderr)
         return None
 
 

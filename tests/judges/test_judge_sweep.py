@@ -22,7 +22,7 @@ from PIL import Image
 from vlm_eval import judge_sweep
 from vlm_eval.rating_workbook import read_texts, write
 from vlm_eval.store import RunFolder, read_json, write_json
-from vlm_eval.tracking.mlflow import client_of
+from vlm_eval.tracking.client import client_of
 
 from ..helpers import FAULTY, REPO, VLM_EVAL, Ended, make_data
 from .server import case_of, verdict

@@ -92,7 +92,7 @@ def runs_of(sweep: str, task: Optional[str] = None) -> list[str]:
 def _fetched(run_id: str, uri: Optional[str], option: str) -> Path:
     from mlflow.exceptions import MlflowException
 
-    from vlm_eval.tracking.mlflow import client_of
+    from vlm_eval.tracking.client import client_of
 
     if not uri:
         needed = f"{option.partition('.')[0]}.tracking_uri"

@@ -8,6 +8,8 @@ from typing import Iterator, Optional, Protocol, Sequence
 
 from vlm_eval.rows import Answer, Item, Judgement
 
+SOURCE = "LLM_JUDGE"
+
 
 @dataclass(frozen=True)
 class JudgeRequest:
@@ -26,6 +28,8 @@ class Judge(Protocol):
     names: Sequence[str]  # what stands in the judgements: its own name, or those of a panel's members
     # It only reads what is written elsewhere: all anew each time, where others are asked again only for what failed.
     remade = False
+    # What it is to MLflow: LLM_JUDGE, HUMAN or CODE.
+    source = SOURCE
 
     def environment(self) -> dict[str, str]:
         """Variables that must stand before the run's process starts, as of an engine."""

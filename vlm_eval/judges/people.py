@@ -52,6 +52,7 @@ class PeopleJudge(Judge):
 
     name = PEOPLE
     remade = True
+    source = "HUMAN"
 
     def __init__(self, config: PeopleJudgeConfig):
         self.paths = [str(p) for p in config.path] if isinstance(config.path, (list, tuple)) else [str(config.path)]

@@ -47,6 +47,7 @@ class RubricJudge(PairwiseJudge):
     """
 
     may_sit_on_a_panel = False
+    source = "CODE"
 
     def __init__(self, config: RubricJudgeConfig):
         if config.language not in WORDS:

@@ -10,9 +10,6 @@ from typing import Mapping, Optional
 from vlm_eval import images
 from vlm_eval.report.data import SweepData
 
-LARGEST = (480, 1040)  # pixels wide and high: a phone's screen stays readable
-QUALITY = 70
-
 Shown = tuple[str, str]  # data root, image below it
 
 
@@ -30,11 +27,10 @@ def write_screenshots(data: SweepData, out: Path) -> tuple[dict[Shown, str], lis
 
 def _write(source: Path, target: Path) -> bool:
     try:
-        picture = images.load(source)
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for missing and broken files, by format
+        picture = images.thumbnail(source)
+    except images.UNREADABLE:
         return False
-    picture.thumbnail(LARGEST, reducing_gap=2.0)
-    picture.save(target, "JPEG", quality=QUALITY, optimize=True)
+    target.write_bytes(picture)
     return True
 
 

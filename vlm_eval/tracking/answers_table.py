@@ -1,7 +1,7 @@
 """answers.json: one table a run, which MLflow's Artifact view lays side by side for any number of runs.
 
 The format is that of mlflow.log_table (a DataFrame's JSON, orient="split"), which itself would append to what an
-earlier attempt has logged.
+earlier attempt has logged. The page begins with the first column as rows and the second as what is compared.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from typing import Any
 from vlm_eval import judging
 from vlm_eval.statistics.by_answer import scores_by_answer
 from vlm_eval.store import RunFolder
+from vlm_eval.tracking.storable import storable
 
 FILE = "answers.json"
 TAG = "mlflow.loggedArtifacts"  # how the page knows a table
-COLUMNS = ["item", "repeat", "screenshot", "question", "reference", "answer", "error", "match_ratio", "rationale"]
+COLUMNS = ("item", "answer", "rationale", "match_ratio", "error", "question", "reference", "screenshot")
 
 
 def log_answers_table(client: Any, run_id: str, folder: RunFolder) -> None:
     """Log or replace the table of one run; a row an answer."""
-    client.log_dict(run_id, {"columns": COLUMNS, "data": rows_of(folder)}, FILE)
+    client.log_dict(run_id, storable({"columns": COLUMNS, "data": rows_of(folder)}), FILE)
     client.set_tag(run_id, TAG, json.dumps([{"path": FILE, "type": "table"}]))
+
+
+def name_of(item_id: str, repeat: int) -> str:
+    """What MLflow calls one answer of a run: the same in every run."""
+    return f"{item_id} #{repeat}"
 
 
 def rows_of(folder: RunFolder) -> list[list[Any]]:
@@ -38,6 +44,6 @@ def rows_of(folder: RunFolder) -> list[list[Any]]:
     for answer in answers:
         item, key = items[answer.item_id], (answer.item_id, answer.repeat)
         ratio = scores[key][1] / scores[key][2] if key in scores and scores[key][2] else None
-        asked = [item.item_id, answer.repeat, item.image, item.question, item.reference]
-        rows.append([*asked, answer.text, answer.error, ratio, "\n".join(said.get(key, [])) or None])
+        judged = ["\n".join(said.get(key, [])) or None, ratio, answer.error]
+        rows.append([name_of(*key), answer.text, *judged, item.question, item.reference, item.image])
     return rows

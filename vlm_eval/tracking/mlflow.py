@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import os
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional
 
 from omegaconf import DictConfig
 
+from vlm_eval.engines.recorded import recorded_config
 from vlm_eval.provenance import inputs
 from vlm_eval.store import RunFolder, read_json
 from vlm_eval.tracking.answers_table import log_answers_table
+from vlm_eval.tracking.client import client_of
+from vlm_eval.tracking.evaluation_rows import log_rows
+from vlm_eval.tracking.run_facts import PARAM_LIMIT, PARAMS_A_CALL, key_of, log_facts, tags_of
 
-PARAM_LIMIT = 6000  # characters MLflow keeps of a param
-TAG_LIMIT = 8000  # and of a tag
+TAG_LIMIT = 8000  # characters MLflow keeps of a tag
+KEY = "vlm_eval.key"  # tag: which folder a run is of
+ROWS_MISSING = "vlm_eval.rows_missing"  # tag: why not all answers are there as evaluation rows
 
 
 @dataclass
@@ -28,6 +31,7 @@ class MlflowConfig:
     artifacts: Optional[str] = None
     experiment: str = "vlm-eval"
     screenshots: bool = True
+    rows: bool = True
 
 
 class Mlflow:
@@ -35,140 +39,132 @@ class Mlflow:
 
     def __init__(self, config: MlflowConfig):
         self.config = config
-        self._client: Any = None
 
     def begin_sweep(self, sweep: dict[str, Any], folder: str) -> Optional[str]:
-        """The parent run; makes store and experiment first, so that runs need not race for it."""
-        run = self._mlflow().create_run(
-            self._experiment(), run_name=sweep["sweep_id"], tags={"vlm_eval.kind": "sweep", "vlm_eval.folder": folder}
-        )
-        self._mlflow().log_param(run.info.run_id, "command", sweep["command"][:PARAM_LIMIT])
+        """The parent run, as it is or new; makes store and experiment first, so that runs need not race for it."""
+        key = key_of(Path(folder))
+        if run_id := self._if_here(sweep.get("mlflow_run_id")) or self._find(key):
+            return run_id
+        tags = {"vlm_eval.kind": "sweep", "vlm_eval.folder": folder, KEY: key}
+        began = _millis(sweep["started"])
+        run = self._client.create_run(self._experiment, start_time=began, run_name=sweep["sweep_id"], tags=tags)
+        self._client.log_param(run.info.run_id, "command", sweep["command"][:PARAM_LIMIT])
         return run.info.run_id
 
     def log_run(self, cfg: DictConfig, folder: RunFolder) -> str:
-        """Params, metrics, artifacts of one run folder, whatever its state; the run's id."""
-        from mlflow.entities import Metric, Param
-        from mlflow.utils.time import get_current_time_millis
+        """Everything of one run folder, whatever its state; the run's id. Said again, only what is new is logged.
 
-        client, status = self._mlflow(), folder.status()
-        parent = read_json(folder.path.parent / "sweep.json").get("mlflow_run_id")
-        tags = {
-            "vlm_eval.kind": "run",
-            "vlm_eval.folder": str(folder.path),
-            "vlm_eval.state": status["state"],
-            "vlm_eval.error": status.get("error"),
-            "vlm_eval.git_commit": folder.provenance().get("git_commit"),
-            "model": cfg.model.name,
-            "quant": cfg.quant.name,
-            "task": cfg.task.name,
-            "engine": cfg.engine._target_.split(".")[-2],
-            "mlflow.parentRunId": parent,
-        }
-        judges = folder.provenance().get("judges", {})
-        tags["vlm_eval.judges"] = ", ".join(f"{n} (main)" if j["main"] else n for n, j in judges.items()) or None
-        tags["judge"] = next((name for name, entry in judges.items() if entry["main"]), None)
-        loaded = folder.provenance().get("engine", {})  # what the engine said it holds
-        tags |= {name: loaded.get(name) for name in ("checkpoint", "checkpoint_sha256", "bits", "weights_gib")}
-        tags["data_sha256"] = data_sha256(folder)
-        made_by = folder.provenance().get("metrics", {})
-        tags |= {f"vlm_eval.{m}.{k}": v for m, facts in made_by.items() for k, v in facts.items()}
+        RuntimeError where MLflow has not all answers as rows; the rest is logged by then."""
+        client, status = self._client, folder.status()
+        parent = self._if_here(read_json(folder.path.parent / "sweep.json").get("mlflow_run_id"))
+        tags = tags_of(cfg, folder, parent)
         # An earlier attempt at this run goes on in its own MLflow run: no row twice.
-        run_id, at = self._if_here(status.get("mlflow_run_id")), get_current_time_millis()
+        key = key_of(folder.path)
+        run_id = self._if_here(status.get("mlflow_run_id")) or self._find(key)
         if run_id is None:
             name, began = _run_name(folder.path), _millis(status["started"])
-            run_id = client.create_run(self._experiment(), start_time=began, run_name=name).info.run_id
-            folder.set_mlflow_run(run_id)
-        for key, value in tags.items():
-            if value is None and key in client.get_run(run_id).data.tags:
-                client.delete_tag(run_id, key)
-            elif value is not None:
-                client.set_tag(run_id, key, value)
-        summary = folder.summary()
-        # MLflow forgets no metric: of another judge's numbers those that the new main judge has not become nan.
-        gone = {n: math.nan for n in client.get_run(run_id).data.metrics if n.startswith("judge") and n not in summary}
-        client.log_batch(
-            run_id,
-            metrics=[Metric(name, float(value), at, 0) for name, value in (summary | gone).items()],
-            params=[Param(name, str(value)[:PARAM_LIMIT]) for name, value in inputs(cfg).items()],
-        )
+            run = client.create_run(self._experiment, start_time=began, run_name=name, tags={KEY: key})
+            run_id = run.info.run_id
+        folder.set_mlflow_run(run_id)
+        log_facts(client, run_id, cfg, folder, tags)
         for file in sorted(p for p in folder.path.iterdir() if p.is_file() and not p.name.startswith(".")):
             client.log_artifact(run_id, str(file))
         client.log_artifacts(run_id, str(folder.path / ".hydra"), "hydra")
         log_answers_table(client, run_id, folder)
         if self.config.screenshots:
             self._log_screenshots(run_id, cfg, folder)
-        client.set_terminated(run_id, "FINISHED" if status["state"] == "ok" else "FAILED", _millis(status["ended"]))
+        try:
+            if self.config.rows:
+                self._log_rows(run_id, cfg, folder, {k: tags[k] for k in ("model", "quant", "task")})
+        finally:
+            client.set_terminated(run_id, "FINISHED" if status["state"] == "ok" else "FAILED", _millis(status["ended"]))
         return run_id
 
     def end_sweep(self, sweep: dict[str, Any], folder: str) -> None:
-        client, run_id = self._mlflow(), sweep["mlflow_run_id"]
+        """What stands at the end of a sweep, on its parent run: FINISHED, with the failed runs counted."""
+        client, run_id = self._client, sweep["mlflow_run_id"]
         for file in (Path(folder) / name for name in ("sweep.json", "comparison.csv", "paired.csv")):
             if file.is_file():
                 client.log_artifact(run_id, str(file))
+        self._log_config(run_id, sweep, Path(folder))
         if (report := Path(folder) / "report").is_dir():
             client.log_artifacts(run_id, str(report), "report")
         client.log_metric(run_id, "failed_runs", sweep["failed"])
-        if sweep["failed"]:
-            client.set_tag(run_id, "vlm_eval.failed_runs", str(sweep["failed"]))
-        if sweep.get("not_comparable"):
-            client.set_tag(run_id, "vlm_eval.not_comparable", "; ".join(sweep["not_comparable"])[:TAG_LIMIT])
-        client.set_terminated(run_id, "FINISHED")
+        more = {"vlm_eval.failed_runs": str(sweep["failed"]) if sweep["failed"] else None}
+        more["vlm_eval.not_comparable"] = "; ".join(sweep.get("not_comparable") or [])[:TAG_LIMIT] or None
+        known = client.get_run(run_id).data.tags
+        for name, value in more.items():
+            if value is not None:
+                client.set_tag(run_id, name, value)
+            elif name in known:  # of an earlier attempt
+                client.delete_tag(run_id, name)
+        client.set_terminated(run_id, "FINISHED", sweep.get("ended") and _millis(sweep["ended"]))
 
     def how_to_open(self) -> str:
         if self.config.uri.startswith("sqlite"):
             return "Compare in MLflow: scripts/mlflow, then http://127.0.0.1:5000"
         return f"Compare in MLflow: {self.config.uri}"
 
+    def _log_rows(self, run_id: str, cfg: DictConfig, folder: RunFolder, tags: dict[str, str]) -> None:
+        root = Path(folder.provenance().get("data_root", cfg.task.data.root))
+        known = self._client.get_run(run_id).data.tags
+        try:
+            log_rows(self._client, run_id, self._experiment, folder, root, self.config.screenshots, tags)
+        except RuntimeError as error:
+            self._client.set_tag(run_id, ROWS_MISSING, str(error))
+            raise
+        if ROWS_MISSING in known:
+            self._client.delete_tag(run_id, ROWS_MISSING)
+
+    def _log_config(self, run_id: str, sweep: dict[str, Any], folder: Path) -> None:
+        """config.yaml: what all runs have in common, and each one's own overrides. In common: params too."""
+        from mlflow.entities import Param
+
+        started = [
+            f for f in (folder / p["folder"] for p in sweep["points"]) if (f / ".hydra" / "config.yaml").is_file()
+        ]
+        configs = [inputs(recorded_config(RunFolder(run), Path(sweep["cwd"]))) for run in started]
+        alike = {k: v for k, v in configs[0].items() if all(k in c and c[k] == v for c in configs)} if configs else {}
+        own = {point["folder"]: shlex.join(point["overrides"]) for point in sweep["points"]}
+        self._client.log_dict(run_id, {"command": sweep["command"], "common": alike, "runs": own}, "config.yaml")
+        known = self._client.get_run(run_id).data.params
+        params = [Param(k, str(v)[:PARAM_LIMIT]) for k, v in alike.items() if k not in known]
+        for start in range(0, len(params), PARAMS_A_CALL):
+            self._client.log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
+
     def _if_here(self, run_id: Optional[str]) -> Optional[str]:
-        """The id, if this store has such a run: an earlier attempt may have gone to another store."""
+        """The id, if this store has such a run: an earlier attempt may have gone to another store, or was deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return run_id and self._mlflow().get_run(run_id).info.run_id
+            info = self._client.get_run(run_id).info if run_id else None
+            return info.run_id if info and info.lifecycle_stage == "active" else None
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
 
+    def _find(self, key: str) -> Optional[str]:
+        """The run of a folder whose files do not know its id: it was logged from a copy, or the disk was full."""
+        found = self._client.search_runs([self._experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
+        return found[0].info.run_id if found else None
+
     def _log_screenshots(self, run_id: str, cfg: DictConfig, folder: RunFolder) -> None:
         root = Path(folder.provenance().get("data_root", cfg.task.data.root))
         for image in sorted({item.image for item in folder.read("items") if not item.error}):
-            self._mlflow().log_artifact(run_id, str(root / image), f"screenshots/{Path(image).parent}")
+            self._client.log_artifact(run_id, str(root / image), f"screenshots/{Path(image).parent}")
 
-    def _mlflow(self) -> Any:
-        if self._client is None:
-            self._client = client_of(self.config.uri)
-        return self._client
+    @cached_property
+    def _client(self) -> Any:
+        return client_of(self.config.uri)
 
+    @cached_property
     def _experiment(self) -> str:
-        client = self._mlflow()
-        known = client.get_experiment_by_name(self.config.experiment)
+        known = self._client.get_experiment_by_name(self.config.experiment)
         if known is not None:
             return known.experiment_id
         where = Path(self.config.artifacts).resolve().as_uri() if self.config.artifacts else None
-        return client.create_experiment(self.config.experiment, artifact_location=where)
-
-
-def data_sha256(folder: RunFolder) -> Optional[str]:
-    """Of what was asked and what it is held against; None where no items were read. Equal for runs over equal data."""
-    things = [(i.item_id, i.image_sha256, i.question, i.reference) for i in folder.read("items")]
-    return hashlib.sha256(json.dumps(sorted(things, key=str)).encode()).hexdigest() if things else None
-
-
-def client_of(uri: str) -> Any:
-    """An MlflowClient; of a sqlite store whose folder is made if need be."""
-    # MLflow's own 7 retries keep a run waiting for minutes when a server is down; the files have it all anyway.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # making a new store is not news
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
-
-    if uri.startswith("sqlite:///"):
-        file = Path(uri.removeprefix("sqlite:///")).resolve()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        uri = f"sqlite:///{file}"
-    return MlflowClient(tracking_uri=uri)
+        return self._client.create_experiment(self.config.experiment, artifact_location=where)
 
 
 def _millis(iso: str) -> int:

@@ -1,33 +1,39 @@
-"""Peak memory of this process and its children, sampled while it works."""
+"""What this process and its children use, sampled while they work: peaks of memory, and a series over time."""
 
 from __future__ import annotations
 
 import os
 import threading
-from typing import Optional
+import time
+from typing import Callable, Optional, Sequence
 
 import psutil
 
 from vlm_eval.devices import find_device
+from vlm_eval.rows import Sample
 
-EVERY_S = 0.1
+EVERY_S = 0.1  # peaks
+SERIES_EVERY_S = 1.0
 
 
-class PeakMemory:
-    """Context manager: `host_peak_gib` is resident memory of the process tree, `gpu_peak_gib` what it holds on GPUs.
+class ResourceWatch:
+    """Context manager: `host_peak_gib` is resident memory of the process tree, `gpu_peak_gib` what it holds on GPUs;
+    `tell` gets a Sample a second.
 
     vLLM reserves its KV cache ahead, so the GPU peak of two quantisations is alike; weights_gib tells them apart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Sample], None]) -> None:
         self.host_peak_gib = 0.0
         self.gpu_peak_gib: Optional[float] = None
         self.gpu_peak_of: Optional[str] = None  # "processes", or "card" where NVML does not know our processes
+        self._tell = tell
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "PeakMemory":
+    def __enter__(self) -> "ResourceWatch":
         self._nvml = _open_nvml()
+        self._told = time.monotonic()
         self._thread.start()
         return self
 
@@ -37,6 +43,7 @@ class PeakMemory:
         self._sample()
 
     def _watch(self) -> None:
+        psutil.cpu_percent()  # counts from this thread's call before, and says 0 the first time
         while not self._stop.wait(EVERY_S):
             self._sample()
 
@@ -57,6 +64,11 @@ class PeakMemory:
                 self._nvml = None
             else:
                 self.gpu_peak_gib = max(self.gpu_peak_gib or 0.0, held / 2**30)
+        if (now := time.monotonic()) - self._told >= SERIES_EVERY_S:
+            self._told = now
+            cards = _cards(self._nvml) if self._nvml is not None else []
+            busy, held = tuple(c[0] for c in cards), tuple(c[1] for c in cards)
+            self._tell(Sample(round(time.time(), 3), psutil.cpu_percent(), round(resident / 2**30, 4), busy, held))
 
 
 def _open_nvml() -> Optional[object]:
@@ -88,6 +100,27 @@ def _on_gpus(nvml, pids: set[int]) -> tuple[int, str]:
                 held += process.usedGpuMemory
     if held:
         return held, "processes"
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    handle = nvml.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
-    return nvml.nvmlDeviceGetMemoryInfo(handle).used, "card"
+    return nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(_visible(nvml)[0])).used, "card"
+
+
+def _cards(nvml) -> list[tuple[float, float]]:
+    """Of each visible card, whoever uses it: how busy it is in percent, and GiB in use. [] where NVML does not say."""
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in _visible(nvml)]
+        return [
+            (
+                float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+                round(nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**30, 4),
+            )
+            for handle in handles
+        ]
+    except nvml.NVMLError:
+        return []
+
+
+def _visible(nvml) -> Sequence[int]:
+    """Numbers of the visible cards; of cards named by UUID the first alone."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if not named:
+        return range(nvml.nvmlDeviceGetCount())
+    return [int(name) for name in named if name.isdigit()] or [0]
