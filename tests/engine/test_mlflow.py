@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
 from mlflow import MlflowClient
 
+from tests import mlflow_server
 from tests.engine.conftest import vlm_eval
 from vlm_eval import config
 from vlm_eval.store import RunFolder
@@ -51,48 +46,17 @@ def test_local_store_has_a_parent_and_a_child_a_run(demo_sweep):
         check_child(client, child, folder)
 
 
-def _wait_for(address: str, log) -> None:
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(address, timeout=1)
-            return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"the MLflow server did not come up: {log.read_text()[-2000:]}")
-
-
 @pytest.fixture
 def server(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/m.db",
-        "--artifacts-destination",
-        str(tmp_path / "artifacts"),
-    ]
+    port = mlflow_server.free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/m.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
     # Without its job runner, as in scripts/mlflow: that serves MLflow's own judges, and hung here at start.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    log = open(tmp_path / "server.log", "w")
-    process = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log, env=environment)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(f"{address}/health", tmp_path / "server.log")
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = mlflow_server.start(command, port, tmp_path / "server.log", **environment)
+    yield f"http://127.0.0.1:{port}"
+    mlflow_server.kill(process)
 
 
 def test_a_server_gets_the_same_over_http(demo_sweep, server, tmp_path):
