@@ -1,4 +1,4 @@
-"""A report on a finished sweep, from its run folders alone: index.html, report.md and three workbooks.
+"""A report on a finished sweep, from its run folders alone: index.html, report.md, plots and three workbooks.
 
     vlm-eval-report SWEEP_DIR [--language en] [--baseline quant=bf16] [--margin 0.05]
 
@@ -46,7 +46,7 @@ def main() -> int:
     except BadInput as error:
         print(f"vlm-eval-report: {error}", file=sys.stderr)
         return 2
-    print(f"{out}/index.html, report.md and three workbooks beside it ({time.monotonic() - began:.1f} s)")
+    print(f"{out}/index.html, report.md, plots and three workbooks beside it ({time.monotonic() - began:.1f} s)")
     return 0
 
 

@@ -28,7 +28,8 @@ def write_markdown(
     lines += ["", say["interval"], ""]
     if plots:
         lines += [f"## {say['plots']}", ""]
-        lines += [f"![{_plain(plot.title)}]({plot.png.relative_to(out).as_posix()})\n" for plot in plots]
+        for plot in plots:
+            lines += [f"![{_plain(plot.title)}]({plot.png.relative_to(out).as_posix()})", "", _plain(plot.caption), ""]
     lines += [f"{say['command']}:", "", *(f"    {line}" for line in data.sweep["command"].splitlines()), ""]
     file = out / "report.md"
     file.write_text("\n".join(lines), encoding="utf-8", errors="backslashreplace")

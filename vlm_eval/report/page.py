@@ -16,7 +16,7 @@ from vlm_eval.comparison import HEADLINES
 from vlm_eval.report.data import Candidate, SweepData
 from vlm_eval.report.screenshots import Shown, place
 from vlm_eval.report.texts import Texts
-from vlm_eval.report.verdicts import QUALITIES, Verdicts
+from vlm_eval.report.verdicts import Verdicts, quality_of
 from vlm_eval.rows import Item, Judgement
 
 HERE = Path(__file__).parent
@@ -109,7 +109,7 @@ def _entry(data: SweepData, task: str, item: Item, files: dict[Shown, str], qual
             continue
         image = image or place(files, c.data_root, c.items[item.item_id].image)
         mine = c.keys_of.get(item.item_id, [])
-        values = [v for key in mine if (v := _value(c, key, quality)) is not None]
+        values = [v for key in mine if (v := quality_of(c, key, quality)) is not None]
         if values:
             scores[c.label] = fmean(values)
         for key in mine:
@@ -127,18 +127,6 @@ def _entry(data: SweepData, task: str, item: Item, files: dict[Shown, str], qual
         "spread": max(scores.values()) - min(scores.values()) if scores else None,
         "more": {"reference": item.reference, "facts": list(item.facts), "error": item.error, "answers": answers},
     }
-
-
-def _value(c: Candidate, key: tuple[str, int], quality: Optional[str]) -> Optional[float]:
-    """One answer's quality: its match ratio, or the column that stands for it."""
-    if quality is None:
-        return None
-    column = QUALITIES[quality]
-    if column is None:
-        row = c.matches.get(key)
-        return row[1] / row[2] if row and row[2] else None
-    value = c.score(key, column)
-    return float(value) if value is not None else None
 
 
 def _answer(c: Candidate, key: tuple[str, int]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Optional, Sequence
 from vlm_eval.errors import BadInput
 from vlm_eval.gate import Limits, faults
 from vlm_eval.points import Point, parse_spec, points_of
-from vlm_eval.report.data import Candidate, SweepData
+from vlm_eval.report.data import Candidate, Key, SweepData
 from vlm_eval.report.texts import Texts
 from vlm_eval.sweep_statistics import Pair, against_baseline
 
@@ -55,6 +55,18 @@ def decide(data: SweepData, baseline: Optional[str], limits: Limits, text: Texts
     )
     said = _recommendation(why, pairs, by_folder, limits, text)
     return Verdicts(quality, wanted, limits, pairs, sentences, why, said, notes)
+
+
+def quality_of(c: Candidate, key: Key, quality: Optional[str]) -> Optional[float]:
+    """One answer's quality: its match ratio, or the column that stands for it."""
+    if quality is None:
+        return None
+    column = QUALITIES[quality]
+    if column is None:
+        row = c.matches.get(key)
+        return row[1] / row[2] if row and row[2] else None
+    value = c.score(key, column)
+    return float(value) if value is not None else None
 
 
 def sentence(pair: Pair, runs: dict[str, Candidate], quality: str, text: Texts) -> str:

@@ -11,6 +11,7 @@ from vlm_eval.report.cli import DEFAULT_MARGIN
 from vlm_eval.report.data import SweepData, read_sweep
 from vlm_eval.report.markdown import write_markdown
 from vlm_eval.report.page import write_page
+from vlm_eval.report.plots import write_plots
 from vlm_eval.report.screenshots import write_screenshots
 from vlm_eval.report.texts import Texts
 from vlm_eval.report.verdicts import decide
@@ -35,7 +36,7 @@ def write_report(
     files, missing = write_screenshots(data, out)
     notes = [*_failed(data, text), *verdicts.notes, *different_data(data, text), *data.notes]
     notes += [text("screenshot_missing", count=len(missing), name=missing[0])] if missing else []
-    plots = []
+    plots = write_plots(data, verdicts, out, text)
     write_workbooks(data, files, out, text)
     write_markdown(data, verdicts, notes, plots, out, text)
     write_page(data, verdicts, notes, plots, files, out, text)
