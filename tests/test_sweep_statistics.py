@@ -63,7 +63,8 @@ class Sweep:
 
     @property
     def sweep(self):
-        fixed = {"cwd": str(self.root), "mlflow_run_id": None}
+        fixed = {"sweep_id": "s", "command": "vlm-eval -m", "started": "2026-11-24T12:00:00+00:00"}
+        fixed |= {"cwd": str(self.root), "mlflow_run_id": None}
         return {"points": self.points, "statistics": self.statistics, **fixed}
 
     def close(self, capsys):
@@ -390,8 +391,8 @@ def test_it_goes_to_mlflow_with_the_sweep(sweep, tmp_path):
     tracker = Mlflow(MlflowConfig("", uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=str(tmp_path / "artifacts")))
     for quant in ("bf16", "awq"):
         sweep.run(quant, around(6))
-    parent = tracker.begin_sweep({"sweep_id": "s", "command": "vlm-eval"}, str(sweep.root))
+    parent = tracker.begin_sweep(sweep.sweep, str(sweep.root))
     asked = {"mlflow_run_id": parent, "statistics": {"baseline": "quant=bf16"}}
     close(sweep.root, sweep.sweep | asked, tracker)
     there = {file.path for file in client_of(f"sqlite:///{tmp_path}/mlflow.db").list_artifacts(parent)}
-    assert there == {"sweep.json", "report", "comparison.csv", "paired.csv"}
+    assert there == {"sweep.json", "config.yaml", "report", "comparison.csv", "paired.csv"}

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from vlm_eval import config
 from vlm_eval.engines.recorded import recorded_config
 from vlm_eval.judging import judge_facts
+from vlm_eval.reasons import Reason
 from vlm_eval.store import RunFolder
 from vlm_eval.text_table import text_table
 
@@ -102,7 +103,7 @@ def write_comparison(folder: Path, runs: Sequence[Run]) -> None:
         writer.writerows(rows)
 
 
-def not_comparable(runs: Sequence[Run]) -> list[str]:
+def not_comparable(runs: Sequence[Run]) -> list[Reason]:
     """A sentence for each metric whose numbers come from different makers, e.g. two grammar checkers or judges."""
     sentences = []
     for fact in dict.fromkeys(name for run in runs for name in run.facts):
@@ -110,15 +111,18 @@ def not_comparable(runs: Sequence[Run]) -> list[str]:
         scored = [r for r in runs if fact in r.facts and metric not in r.not_scored]
         makers = Counter(str(r.facts[fact]) for r in scored)
         if len(makers) > 1:
-            which = ", ".join(f"{maker} ({count} runs)" for maker, count in makers.most_common())
-            sentences.append(f"{metric}: not comparable between all runs, {fact} differs: {which}")
+            which = [Reason("maker", maker=maker, count=count) for maker, count in makers.most_common()]
+            sentences.append(Reason("differs", metric=metric, fact=fact, makers=which))
     return sentences
 
 
-def not_scored(runs: Sequence[Run]) -> list[str]:
+def not_scored(runs: Sequence[Run]) -> list[Reason]:
     """A sentence for each metric that gave no number at all, with its reason and in how many runs."""
     why = Counter((metric, reason) for run in runs for metric, reason in run.not_scored.items())
-    return [f"{metric}: not scored in {count} of {len(runs)} runs: {reason}" for (metric, reason), count in why.items()]
+    return [
+        Reason("not_scored", metric=metric, count=count, total=len(runs), why=reason)
+        for (metric, reason), count in why.items()
+    ]
 
 
 def closing_table(folder: Path, runs: Sequence[Run], how_to_open: str, more: Sequence[str] = ()) -> str:

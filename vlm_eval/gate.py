@@ -19,7 +19,6 @@ from typing import Optional
 from vlm_eval.comparison import not_comparable
 from vlm_eval.errors import BadInput
 from vlm_eval.points import (
-    ANOTHER_JUDGE,
     Point,
     Spec,
     baseline_of,
@@ -28,7 +27,8 @@ from vlm_eval.points import (
     read_points,
     text_of,
 )
-from vlm_eval.statistics.intervals import why_no_interval
+from vlm_eval.reasons import Reason
+from vlm_eval.statistics.intervals import MIN_CLUSTERS, why_no_interval
 from vlm_eval.statistics.paired import Comparison, compare
 from vlm_eval.text_table import text_table
 
@@ -108,32 +108,35 @@ def decide(chosen: argparse.Namespace) -> int:
     return 0 if (all if chosen.candidate else any)(passed.values()) else 1
 
 
-def faults(point: Point, baseline: Optional[Point], found: Optional[Comparison], limits: Limits) -> list[str]:
+def faults(point: Point, baseline: Optional[Point], found: Optional[Comparison], limits: Limits) -> list[Reason]:
     """Why it does not pass; empty when it does."""
     if reason := not_ended_well(point, baseline):
         return [reason]
     reasons = []
     if found and point.judge != baseline.judge:
-        reasons.append(ANOTHER_JUDGE)
+        reasons.append(Reason("another_judge"))
     if found is None:
-        reasons.append("cannot say: no scored answer in common with the baseline")
+        reasons.append(Reason("nothing_scored_in_common"))
     elif found.low is None:
-        reasons.append(f"cannot say: {why_no_interval(found.clusters)}")
+        reasons.append(_too_few(found.clusters))
     elif not (worse := found.high if limits.lower_is_better else -found.low) < limits.margin:
-        reasons.append(f"may be worse by {worse:.3g}, the margin is {limits.margin:g}")
+        reasons.append(Reason("may_be_worse", worse=worse, margin=limits.margin))
     memory, p95 = memory_name(point), "tech/latency_s_p95"
     for limit, name, unit in ((limits.max_latency_p95, p95, "s"), (limits.max_gib, memory, "GiB")):
         value = point.run.summary.get(name)
         if limit is not None and value is None:
-            few = ", it needs 20 timed answers (engine.latency_pass.items=20)" if name == p95 else ""
-            reasons.append(f"cannot say: no {name}{few}")
+            reasons.append(Reason("no_p95" if name == p95 else "not_measured", name=name))
         elif limit is not None and value > limit:
-            reasons.append(f"{name} {value:.3g} {unit} is over {limit:g}")
-    shares = (("failed", point.failed, baseline.failed), ("have no score", point.unscored, baseline.unscored))
-    for what, ours, theirs in shares:
+            reasons.append(Reason("over_limit", name=name, value=value, unit=unit, limit=limit))
+    shares = (("fail_more", point.failed, baseline.failed), ("score_less", point.unscored, baseline.unscored))
+    for rule, ours, theirs in shares:
         if ours > theirs + limits.max_failed_rise + 1e-9:
-            reasons.append(f"{ours:.1%} of its answers {what}, of the baseline's {theirs:.1%}")
+            reasons.append(Reason(rule, ours=ours, theirs=theirs))
     return reasons
+
+
+def _too_few(clusters: int) -> Reason:
+    return Reason("few_screenshots", why=why_no_interval(clusters), clusters=clusters, least=MIN_CLUSTERS)
 
 
 def memory_name(point: Point) -> str:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from vlm_eval import config, judging
 from vlm_eval.comparison import Run, read_runs
 from vlm_eval.errors import BadInput
+from vlm_eval.reasons import Reason
 from vlm_eval.rows import Judgement
 from vlm_eval.statistics.by_answer import scores_by_answer
 from vlm_eval.statistics.paired import Rows, as_rows
@@ -18,7 +19,6 @@ from vlm_eval.store import RunFolder, read_json
 
 Spec = dict[str, str]  # {"quant": "bf16"}
 MODEL_KEYS = ("model", "model.name", "model.path", "engine.candidate")
-ANOTHER_JUDGE = "another judge, or another prompt of the judge, than the baseline's"
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ def baseline_of(point: Point, points: Sequence[Point], wanted: Spec, option: str
     return found[0]
 
 
-def not_ended_well(point: Point, baseline: Optional[Point]) -> Optional[str]:
+def not_ended_well(point: Point, baseline: Optional[Point]) -> Optional[Reason]:
     """Why there is nothing to compare, if one of the two runs failed or never started."""
     if baseline is None or point.run.state != "ok":
-        return f"the run is {point.run.state}" + (f": {point.run.error}" if point.run.error else "")
-    return None if baseline.run.state == "ok" else f"cannot say: the baseline is {baseline.run.state}"
+        return Reason("not_ended", state=point.run.state, error=f": {point.run.error}" if point.run.error else "")
+    return None if baseline.run.state == "ok" else Reason("baseline_not_ended", state=baseline.run.state)
 
 
 def read_points(sweep_dir: Path, metric: Optional[str] = None, judge: Optional[str] = None) -> list[Point]:

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from vlm_eval.comparison import COMMON, Run, by_key, read_runs
 from vlm_eval.errors import BadInput
-from vlm_eval.points import ANOTHER_JUDGE, Point, Spec, baseline_of, not_ended_well, parse_spec, points_of
+from vlm_eval.points import Point, Spec, baseline_of, not_ended_well, parse_spec, points_of
+from vlm_eval.reasons import Reason
 from vlm_eval.statistics.intervals import named_ratio
 from vlm_eval.statistics.multiplicity import holm
 from vlm_eval.statistics.paired import Comparison, Rows, common, compare
@@ -48,7 +49,7 @@ class Pair:
     point: Point
     baseline: Optional[Point]
     found: Optional[Comparison] = None
-    reason: Optional[str] = None
+    reason: Optional[Reason] = None
 
     @property
     def verdict(self) -> str:
@@ -115,14 +116,14 @@ def _pair(point: Point, points: Sequence[Point], wanted: Spec, margin: Optional[
     try:
         baseline = baseline_of(point, points, wanted, OPTION)
     except BadInput as error:  # a baseline that never started
-        return Pair(point, None, reason=f"cannot say: {error}")
+        return Pair(point, None, reason=Reason("no_baseline", error=str(error)))
     if reason := not_ended_well(point, baseline):
         return Pair(point, baseline, reason=reason)
     found = compare(point.rows, baseline.rows, margin)
     if found is None:
-        return Pair(point, baseline, reason="cannot say: no judged answer in common with the baseline")
+        return Pair(point, baseline, reason=Reason("nothing_judged_in_common"))
     if point.judge != baseline.judge:
-        return Pair(point, baseline, reason=ANOTHER_JUDGE)
+        return Pair(point, baseline, reason=Reason("another_judge"))
     return Pair(point, baseline, found)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from string import Formatter
 
 import pytest
 
 from tests.report.sweep import make_sweep
 from vlm_eval.errors import BadInput
 from vlm_eval.gate import Limits
+from vlm_eval.reasons import RULES
 from vlm_eval.report.data import read_sweep
 from vlm_eval.report.texts import LANGUAGES, Texts
 from vlm_eval.report.verdicts import decide
@@ -94,9 +97,35 @@ def test_both_languages_have_the_same_words():
         return {(group, name) for group, words in tree.items() for name in words}
 
     ru, en = (names(Texts(language).all) for language in LANGUAGES)
-    assert ru == en
+    english = {("reasons", rule) for rule in RULES}  # English is what reasons are written in
+    assert ru == en | english and not en & english
     with pytest.raises(ValueError, match="language=de"):
         Texts("de")
+
+
+def test_reasons_are_said_in_the_report_s_language(tmp_path):
+    folder = make_sweep(tmp_path / "s", quants=("gptq4", "awq", "bf16"), failed=["awq"], items=12)
+    RunFolder(folder / "demo-bf16-vqa").provenance(metrics={"language": {"backend": "pylat-ru 0.1"}})
+    RunFolder(folder / "demo-gptq4-vqa").provenance(metrics={"language": {"backend": "LanguageTool 6.8"}})
+    found = decide(read_sweep(folder), None, Limits(0.05, max_gib=24.0), Texts("ru"))
+    worse, memory = found.faults["demo gptq4"]
+    assert re.fullmatch(r"вопросы по экрану: может быть хуже на 0,\d+, допустимо 0,05", worse)
+    assert memory == "вопросы по экрану: сказать нельзя: tech/host_peak_gib не измерено"
+    assert found.faults["demo awq"] == ["вопросы по экрану: прогон не завершён (failed): out of <memory>"]
+    page = write_report(folder) / "report.md"
+    said = "language: сравнимо не между всеми прогонами, language.backend различается: "
+    assert said + "LanguageTool 6.8 (прогонов: 1), pylat-ru 0.1 (прогонов: 1)" in page.read_text()
+    english = decide(read_sweep(folder), None, Limits(0.05, max_gib=24.0), Texts("en"))
+    assert "may be worse by 0." in english.faults["demo gptq4"][0]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_reason_needs_the_same_words_in_both_languages(rule):
+    def words(text):
+        return {name for _, name, _, _ in Formatter().parse(text) if name}
+
+    russian = words(Texts("ru").all["reasons"][rule])
+    assert russian == words(RULES[rule]) or rule == "few_screenshots" and russian == {"clusters", "least"}
 
 
 def test_markdown_has_all_runs_and_no_markup_of_the_answers(tmp_path):

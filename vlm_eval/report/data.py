@@ -11,6 +11,7 @@ from typing import Any, Optional, Sequence
 from vlm_eval import config, judging
 from vlm_eval.comparison import Run, not_comparable, not_scored, read_runs
 from vlm_eval.errors import BadInput
+from vlm_eval.reasons import Reason
 from vlm_eval.rows import Answer, Item, Judgement, Latency, Score
 from vlm_eval.statistics.by_answer import scores_by_answer
 from vlm_eval.statistics.paired import Rows
@@ -90,7 +91,7 @@ class SweepData:
     folder: Path
     sweep: dict[str, Any]  # sweep.json
     candidates: list[Candidate]  # all runs, in the order of the sweep
-    notes: list[str] = field(default_factory=list)  # what must not be compared, and what has no numbers
+    notes: list[Reason] = field(default_factory=list)  # what must not be compared, and what has no numbers
 
     @property
     def tasks(self) -> list[str]:

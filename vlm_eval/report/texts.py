@@ -8,7 +8,16 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from vlm_eval.reasons import Reason
+
 LANGUAGES = ("ru", "en")
+
+
+class _WithComma(float):
+    """A number as Russian writes it, in any format."""
+
+    def __format__(self, form: str) -> str:
+        return super().__format__(form).replace(".", ",")
 
 
 class Texts:
@@ -26,6 +35,12 @@ class Texts:
 
     def __call__(self, name: str, **words: Any) -> str:
         return self.all["sentences"][name].format(**words)
+
+    def reason(self, why: Reason) -> str:
+        """Why, in this language; English is what it is written in."""
+        if self.language == "en":
+            return str(why)
+        return why.say(self.all["reasons"], _WithComma)
 
     def task(self, name: str) -> str:
         return self.all["tasks"].get(name, name)

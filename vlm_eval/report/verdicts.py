@@ -47,7 +47,7 @@ def decide(data: SweepData, baseline: Optional[str], limits: Limits, text: Texts
     pairs = against_baseline(points, parse_spec(wanted), limits.margin)
     by_folder = {c.run.folder: c for c in data.candidates}
     sentences = [sentence(pair, by_folder, quality, text) for pair in pairs]
-    why = _faults(pairs, by_folder, limits)
+    why = _faults(pairs, by_folder, limits, text)
     notes = (
         [text("baseline_taken", wanted=wanted)]
         if not (baseline or data.sweep.get("statistics", {}).get("baseline"))
@@ -74,7 +74,7 @@ def sentence(pair: Pair, runs: dict[str, Candidate], quality: str, text: Texts) 
     candidate = runs[pair.point.run.folder]
     words = {"candidate": candidate.label, "task": text.task(candidate.task), "quality": text.metric(quality)}
     if pair.found is None:
-        return text("not_compared", reason=pair.reason, **words)
+        return text("not_compared", reason=text.reason(pair.reason), **words)
     baseline, found = runs[pair.baseline.run.folder], pair.found
     words["baseline"] = baseline.label
     memory = _share(candidate, baseline)
@@ -110,13 +110,13 @@ def _share(candidate: Candidate, baseline: Candidate) -> Optional[float]:
     return ours / theirs if ours and theirs else None
 
 
-def _faults(pairs: Sequence[Pair], runs: dict[str, Candidate], limits: Limits) -> dict[str, list[str]]:
+def _faults(pairs: Sequence[Pair], runs: dict[str, Candidate], limits: Limits, text: Texts) -> dict[str, list[str]]:
     """label -> the gate's reasons over all tasks; empty where it may take the baseline's place in all of them."""
     why: dict[str, list[str]] = {}
     for pair in pairs:
         candidate = runs[pair.point.run.folder]
         found = faults(pair.point, pair.baseline, pair.found, limits)
-        why.setdefault(candidate.label, []).extend(f"{candidate.task}: {reason}" for reason in found)
+        why.setdefault(candidate.label, []).extend(f"{text.task(candidate.task)}: {text.reason(r)}" for r in found)
     return why
 
 

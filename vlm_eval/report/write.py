@@ -34,7 +34,7 @@ def write_report(
     margin = margin or data.sweep.get("statistics", {}).get("margin") or DEFAULT_MARGIN
     verdicts = decide(data, baseline, Limits(margin, max_latency_p95=max_latency_p95, max_gib=max_gib), text)
     files, missing = write_screenshots(data, out)
-    notes = [*_failed(data, text), *verdicts.notes, *different_data(data, text), *data.notes]
+    notes = [*_failed(data, text), *verdicts.notes, *different_data(data, text), *map(text.reason, data.notes)]
     notes += [text("screenshot_missing", count=len(missing), name=missing[0])] if missing else []
     plots = write_plots(data, verdicts, out, text)
     write_workbooks(data, files, out, text)
