@@ -32,7 +32,7 @@ def multiplied(source: Path, target: Path, runs: int, items: int) -> Path:
         new.provenance(**{**run.provenance(), "data_root": str(root)})
         write_json(new.path / "summary.json", run.summary())
         there = run.read("items")
-        for kind in ("items", "answers", "scores", "judgements"):
+        for kind in ("items", "answers", "latency", "scores", "judgements"):
             by_item: dict[str, list] = {}
             for row in run.read(kind):
                 by_item.setdefault(row.item_id, []).append(row)

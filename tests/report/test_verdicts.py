@@ -92,6 +92,18 @@ def test_items_that_are_other_pictures_elsewhere_are_left_out_and_said(tmp_path)
     ]
 
 
+def test_runs_of_different_judges_are_refused_with_a_sentence(tmp_path):
+    folder = make_sweep(tmp_path / "s", quants=("gptq4", "awq", "bf16"), items=6)
+    run = RunFolder(folder / "demo-gptq4-vqa")
+    [entry] = run.provenance()["judges"].values()
+    run.provenance(judges={"stern": {**entry, "facts": {"judge_model": "another"}}})
+    found = verdicts(folder, margin=0.5)
+    assert found.sentences[0].startswith("demo gptq4: not compared, another judge, or another prompt of the judge")
+    assert "demo awq keeps" in found.sentences[1]
+    assert "Recommended: demo awq" in found.recommendation
+    assert any("judge.model differs: stern (2 runs), another (1 runs)" in note for note in read_sweep(folder).notes)
+
+
 def test_both_languages_have_the_same_words():
     def names(tree):
         return {(group, name) for group, words in tree.items() for name in words}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from openpyxl import load_workbook
 
 from tests.report.sweep import make_sweep
 from vlm_eval.report.write import write_report
-from vlm_eval.rows import Judgement
+from vlm_eval.rows import Judgement, Latency
 from vlm_eval.store import RunFolder
 
 BOOKS = ("summary_test_stats", "auto_metrics_stats", "judgement_scores")
@@ -118,3 +119,30 @@ def test_libreoffice_reads_them(report, tmp_path, name):
     pdf = tmp_path / f"{name}.pdf"
     assert pdf.is_file() and pdf.stat().st_size > 5_000, done.stderr
     assert pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_a_run_that_failed_late_keeps_its_answers_each_with_the_state(tmp_path):
+    folder = make_sweep(tmp_path / "s", items=5)
+    run = RunFolder(folder / "demo-gptq4-vqa")
+    run.set_status("failed", "judge", "no money")
+    again = [dataclasses.replace(a, repeat=1, text=None, error="timeout") for a in run.read("answers")]
+    run.append("answers", again)
+    run.append("latency", [Latency("item/0", None, error="gone"), Latency("item/1", 0.25, 0.125)])
+    [first, *others] = run.read("judgements")
+    run.replace("judgements", [dataclasses.replace(first, cost_usd=0.000125), *others])
+    out = write_report(folder, language="en")
+    rows = table(load_workbook(out / "summary_test_stats.xlsx")["answers"])
+    mine = [row for row in rows if row["model"].value == "demo gptq4"]
+    assert len(mine) == 10 and {row["state"].value for row in mine} == {"failed"}
+    assert [row["error"].value for row in mine if row["repeat"].value == 1] == ["timeout"] * 5
+    timed = {row["item"].value: row for row in mine if row["repeat"].value == 0}
+    assert timed["item/0"]["not timed"].value == "gone" and timed["item/0"]["latency, s"].value is None
+    assert timed["item/1"]["latency, s"].value == 0.25 and timed["item/1"]["time to first token, s"].value == 0.125
+
+
+@pytest.mark.needs("soffice")
+def test_screenshots_are_links_to_libreoffice(report, tmp_path):
+    command = [shutil.which("soffice") or "libreoffice", f"-env:UserInstallation={(tmp_path / 'profile').as_uri()}"]
+    command += ["--headless", "--convert-to", "html", "--outdir", str(tmp_path), str(report / f"{BOOKS[0]}.xlsx")]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert 'href="screenshots/0001-0.jpg"' in (tmp_path / f"{BOOKS[0]}.html").read_text()

@@ -101,6 +101,22 @@ def test_a_run_alone_is_imported_and_one_that_never_ended_is_named(sweep):
     assert "demo-gptq4-vqa: left out, it is running" in done.stderr and "2 of 3 runs are in MLflow" in done.stdout
 
 
+def test_a_full_disk_while_logging_costs_nothing_that_cannot_be_made_good(sweep):
+    """No file may grow by more than some kilobytes: sqlite says that its disk is full."""
+    store = sweep / "mlruns" / "mlflow.db"
+    limit = f"ulimit -f {store.stat().st_size // 1024 + 100}"
+    before = {file: file.read_bytes() for file in sweep.glob("demo-*/*.jsonl")}
+    command = [*("bash", "-c", f'{limit} && exec "$0" "$@"'), sys.executable, "-m", "vlm_eval.tracking.import_sweep"]
+    full = subprocess.run([*command, str(sweep)], cwd=sweep.parent, capture_output=True, text=True, timeout=300)
+    assert full.returncode == 1, full.stderr
+    said = [line for line in full.stderr.splitlines() if line.startswith("scripts/mlflow-import: ")]
+    assert said and all("not tracked: " in line or "MLflow: " in line for line in said)
+    assert rows_in(store_of(sweep)) < 12
+    assert {file: file.read_bytes() for file in sweep.glob("demo-*/*.jsonl")} == before
+    assert run_import(sweep).returncode == 0
+    assert len(runs_in(store_of(sweep))) == 4 and rows_in(store_of(sweep)) == 12
+
+
 def test_what_cannot_be_imported_is_one_line(sweep, tmp_path):
     (tmp_path / "empty").mkdir()
     nothing = run_import(tmp_path / "empty")

@@ -17,7 +17,8 @@ from vlm_eval.report.texts import Texts
 CELL_CHARS = 32_000  # Excel's own limit is 32,767, an emoji counts twice
 LITERAL_CHARS = 200  # of a formula's text; Excel's own limit is 255, quotes count twice
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what a workbook's XML cannot hold
-KEY_WIDTHS = {"task": 18, "candidate": 22, "item": 22, "repeat": 8, "screenshot": 24, "device": 11, "question": 30}
+KEY_WIDTHS = {"task": 18, "candidate": 22, "item": 22, "repeat": 8, "screenshot": 24, "device": 11}
+KEY_WIDTHS |= {"state": 10, "question": 30}
 Row = dict[str, Any]
 
 
@@ -45,6 +46,7 @@ def _technical(c: Candidate, key: Key) -> Row:
         "finish_reason": answer.finish_reason,
         "latency_s": timed and timed.latency_s,
         "ttft_s": timed and timed.ttft_s,
+        "latency_error": timed and timed.error,
     }
 
 
@@ -125,7 +127,7 @@ def _write_answers(
     texts = ("answer", "reference", "rationale", "error")
     sheet.head(KEY_WIDTHS | {name: 50 if name.rpartition(" ")[2] in texts else 13 for name in names}, frozen=3)
     for c in data.candidates:
-        about = {"task": text.task(c.task), "candidate": c.label}
+        about = {"task": text.task(c.task), "candidate": c.label, "state": c.run.state}
         if not c.answers:
             sheet.row(about | {"error": c.run.error or c.run.state})
         for key in c.answers:
@@ -148,6 +150,7 @@ class _Sheet:
             "link": book.add_format({**top, "font_color": "blue", "underline": 1}),
             "count": book.add_format({**top, "num_format": "#,##0"}),
             "number": book.add_format({**top, "num_format": "0.000"}),
+            "usd": book.add_format({**top, "num_format": "0.000000"}),  # an answer costs less than a thousandth
         }
         self.names: list[str] = []
         self.rows = 0
@@ -170,6 +173,7 @@ class _Sheet:
                 self._text(number, _cell(value), link)
             else:
                 kind = "count" if isinstance(value, int) or name.endswith("_n") else "number"
+                kind = "usd" if "usd" in name else kind
                 self.sheet.write_number(self.rows, number, value, self.formats[kind])
 
     def _text(self, number: int, value: str, link: Optional[str]) -> None:
