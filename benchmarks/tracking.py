@@ -47,7 +47,7 @@ def theirs(sweep: Path, store: str) -> int:
     import mlflow
     from mlflow.genai import scorer
 
-    from vlm_eval.tracking.evaluation_rows import _data_uri, rows_of
+    from vlm_eval.tracking.evaluation_rows import data_uri, rows_of
 
     mlflow.set_tracking_uri(store)
     mlflow.create_experiment("vlm-eval", artifact_location=(sweep / "artifacts").as_uri())
@@ -63,7 +63,7 @@ def theirs(sweep: Path, store: str) -> int:
 
         data = [
             {
-                "inputs": {**row.inputs, "screenshot": _data_uri(str(row.image))},
+                "inputs": {**row.inputs, "screenshot": data_uri(str(row.image))},
                 "outputs": row.answer.text,
                 "expectations": {a.name: a.value for a in row.assessments if a.expectation},
             }

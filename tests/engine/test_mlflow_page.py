@@ -61,7 +61,7 @@ def test_two_runs_compare_answer_by_answer_with_screenshot_and_rationale(page, a
     for text in (a.text for run in both for a in run.read("answers") if (a.item_id, a.repeat) == (item, 0)):
         expect(page.get_by_text(text).last).to_be_visible()
     show_rationales(page)
-    expect(page.get_by_text("rubric ba", exact=True).first).to_be_visible()
+    expect(page.get_by_text("judge rubric ba", exact=True).first).to_be_visible()
     for run in both:
         [said] = [j for j in run.read("judgements") if (j.item_id, j.repeat, j.order) == (item, 0, "ab")]
         expect(page.get_by_text(said.rationale).first).to_be_visible()

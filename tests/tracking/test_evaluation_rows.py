@@ -81,12 +81,12 @@ def test_every_answer_is_a_row_with_its_judgements_in_both_orders(store, run):
     rows = store.rows(store.log(run))
     assert sorted(rows) == [f"item/{n} #0" for n in range(6)]
     said = says(rows["item/2 #0"])
-    assert {"stern ab", "stern ba", "match_ratio", "facts_recall", "latency_s", "reference"} == set(said)
-    verdict = said["stern ba"]
+    assert {"judge stern ab", "judge stern ba", "match_ratio", "metric facts_recall", "metric latency_s", "reference"} == set(said)
+    verdict = said["judge stern ba"]
     assert verdict.feedback.value == 8.0 and verdict.rationale == "потому что ba <b>gptq4</b>"
     assert (verdict.source.source_type, verdict.source.source_id) == ("LLM_JUDGE", "stern")
     assert verdict.metadata["reference_score"] == "10.0" and verdict.metadata["order"] == "ba"
-    assert said["match_ratio"].feedback.value == pytest.approx(0.8) and said["latency_s"].feedback.value == 1.25
+    assert said["match_ratio"].feedback.value == pytest.approx(0.8) and said["metric latency_s"].feedback.value == 1.25
     assert said["match_ratio"].source.source_type == "CODE"
     assert said["reference"].expectation.value == "Чат"
     assert rows["item/2 #0"].response_preview == SCRIPT  # as text
@@ -95,7 +95,7 @@ def test_every_answer_is_a_row_with_its_judgements_in_both_orders(store, run):
 
 def test_what_failed_is_shown_as_such(store, run):
     rows = store.rows(store.log(run))
-    refused = says(rows["item/0 #0"])["stern ab"]
+    refused = says(rows["item/0 #0"])["judge stern ab"]
     assert refused.feedback.value is None
     assert (refused.feedback.error.error_code, refused.feedback.error.error_message) == ("REFUSED", "не буду")
     failed = rows["item/1 #0"]
@@ -174,9 +174,9 @@ def test_another_judge_is_added_and_what_people_wrote_stays(store, run):
     after = store.rows(run_id)
     assert {n: t.trace_id for n, t in after.items()} == {n: t.trace_id for n, t in before.items()}
     said = says(after["item/2 #0"])
-    assert said["mild ab"].rationale == "хорошо" and said["mild ab"].source.source_type == "HUMAN"
+    assert said["judge mild ab"].rationale == "хорошо" and said["judge mild ab"].source.source_type == "HUMAN"
     assert said["нравится"].feedback.value is True
-    assert [a.feedback.value for a in after["item/4 #0"].assessments if a.name.startswith("stern")] == [2.0, 2.0]
+    assert [a.feedback.value for a in after["item/4 #0"].assessments if a.name.startswith("judge stern")] == [2.0, 2.0]
     assert says(after["item/4 #0"])["match_ratio"].feedback.value == pytest.approx(0.2)
 
 

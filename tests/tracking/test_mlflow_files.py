@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
+from tests.helpers import python
 from tests.report.sweep import make_sweep
 from vlm_eval import config
 from vlm_eval.report.write import write_report
@@ -79,3 +80,22 @@ def test_the_report_is_an_artifact_of_the_sweep(store, tmp_path):
     tracker.end_sweep(sweep, str(folder))
     names = {a.path for a in MlflowClient(store.uri).list_artifacts(sweep["mlflow_run_id"], "report")}
     assert {"report/index.html", "report/report.md", "report/judgement_scores.xlsx"} <= names
+
+
+def test_a_new_store_is_made_without_a_word(tmp_path):
+    program = (
+        "from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig; "
+        "Mlflow(MlflowConfig(uri='sqlite:///new/m.db', artifacts='a')).begin_sweep("
+        "{'sweep_id': 's', 'command': 'c', 'started': '2026-11-24T12:00:00+00:00'}, 'here')"
+    )
+    made = python(program, cwd=tmp_path)
+    assert made.returncode == 0 and (made.stdout, made.stderr) == ("", "")
+    assert (tmp_path / "new" / "m.db").is_file()
+
+
+def test_a_run_that_was_deleted_on_the_page_is_logged_as_a_new_one(store, tmp_path):
+    run = RunFolder(make_sweep(tmp_path / "s") / "demo-bf16-vqa")
+    first = logged(store, run)
+    MlflowClient(store.uri).delete_run(first)
+    second = logged(store, run)
+    assert second != first and run.status()["mlflow_run_id"] == second

@@ -169,7 +169,7 @@ def test_a_sweep_is_there_with_all_rows_and_once(run_id, server, client, tmp_pat
     odd = next(t for t in found if t.info.client_request_id == "item/2 #0")
     assert odd.data.spans[0].outputs == "пол ? эмодзи и \N{REPLACEMENT CHARACTER}"
     assert odd.data.spans[0].inputs["screenshot"].startswith("mlflow-attachment://")
-    assert {a.name for a in odd.info.assessments if a.rationale} == {"stern ab", "stern ba"}
+    assert {a.name for a in odd.info.assessments if a.rationale} == {"judge stern ab", "judge stern ba"}
     [used] = client.get_metric_history(ids[1], "system/process_memory_usage_megabytes")
     assert (used.value, used.timestamp) == (2048.0, 1500)
     [dataset] = client.get_run(ids[1]).inputs.dataset_inputs

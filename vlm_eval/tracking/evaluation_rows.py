@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
-import json
 import os
 import random
 import time
@@ -22,22 +20,16 @@ from typing import Any, Iterator, Mapping, Optional
 
 from vlm_eval import images, judging
 from vlm_eval.judges.base import SOURCE
-from vlm_eval.rows import Answer, Item, Judgement, Latency, Score
+from vlm_eval.rows import Answer
 from vlm_eval.statistics.by_answer import scores_by_answer
 from vlm_eval.store import RunFolder
 from vlm_eval.tracking.answers_table import name_of
+from vlm_eval.tracking.assessments import MARK, expected, hash_of, judged, marked, measured
 from vlm_eval.tracking.storable import storable
 
 ATTEMPTS = 3
 PAGE = 500  # traces a request
-SHOWN_SCORES = (
-    "facts_recall",
-    "facts_precision",
-    "rouge1_f",
-    "bleurt",
-)  # columns of scores.jsonl beside the judgements
 CONTENT = "vlm_eval.content"  # tag of a trace: hash of what was asked and answered
-SAME = "vlm_eval.content"  # metadata of an assessment: hash of what it says
 PAIR_TAG = "mlflow.eval.requestId"  # MLflow's page pairs rows of two runs by it
 TOKENS = "mlflow.chat.tokenUsage"
 
@@ -55,7 +47,7 @@ class Row:
 
     @property
     def content(self) -> str:
-        return _hash([self.pair, self.answer.text, self.answer.error, self.image is not None])
+        return hash_of([self.pair, self.answer.text, self.answer.error, self.image is not None])
 
 
 def log_rows(
@@ -100,10 +92,10 @@ def rows_of(folder: RunFolder, root: Optional[Path]) -> list[Row]:
     for answer in answers:
         key, item = (answer.item_id, answer.repeat), items[answer.item_id]
         image = root / item.image if root and not item.error else None
-        said = [_judged(j, kinds.get(j.judge, SOURCE)) for j in judgements[key]]
-        said += _measured(matches.get(key), scores.get(key), timed.get(key))
+        said = [judged(j, kinds.get(j.judge, SOURCE)) for j in judgements[key]]
+        said += measured(matches.get(key), scores.get(key), timed.get(key))
         inputs = {"item": item.item_id, "repeat": answer.repeat, "question": item.question, "screenshot": item.image}
-        pair = _hash([item.item_id, answer.repeat, item.image_sha256, item.question])
+        pair = hash_of([item.item_id, answer.repeat, item.image_sha256, item.question])
         rows.append(
             Row(
                 name=storable(name_of(*key)),
@@ -111,7 +103,7 @@ def rows_of(folder: RunFolder, root: Optional[Path]) -> list[Row]:
                 inputs=storable({k: v for k, v in inputs.items() if v is not None}),
                 image=image,
                 answer=replace(answer, text=storable(answer.text), error=storable(answer.error)),
-                assessments=[_marked(a, place) for place, a in enumerate([*said, *_expected(item)])],
+                assessments=[marked(a, place) for place, a in enumerate([*said, *expected(item)])],
             )
         )
     return rows
@@ -134,12 +126,12 @@ def stored_traces(client: Any, run_id: str, experiment_id: str) -> dict[str, lis
 def _is_whole(row: Row, traces: list[Any]) -> bool:
     if len(traces) != 1 or traces[0].tags[CONTENT] != row.content:
         return False
-    return sorted(a.metadata[SAME] for a in _ours(traces[0])) == sorted(a.metadata[SAME] for a in row.assessments)
+    return sorted(a.metadata[MARK] for a in _ours(traces[0])) == sorted(a.metadata[MARK] for a in row.assessments)
 
 
 def _ours(trace: Any) -> list[Any]:
     """The assessments that this module wrote; what people added on the page is theirs."""
-    return [a for a in trace.assessments if a.metadata and SAME in a.metadata]
+    return [a for a in trace.assessments if a.metadata and MARK in a.metadata]
 
 
 def _mend(client: Any, run_id: str, experiment_id: str, row: Row, traces: list[Any], tags: dict[str, str]) -> str:
@@ -147,9 +139,9 @@ def _mend(client: Any, run_id: str, experiment_id: str, row: Row, traces: list[A
     import mlflow
 
     if len(traces) == 1 and traces[0].tags[CONTENT] == row.content:
-        lacking = {a.metadata[SAME]: a for a in row.assessments}
+        lacking = {a.metadata[MARK]: a for a in row.assessments}
         for there in _ours(traces[0]):
-            if lacking.pop(there.metadata[SAME], None) is None:  # of another judgement, or the second of one
+            if lacking.pop(there.metadata[MARK], None) is None:  # of another judgement, or the second of one
                 mlflow.delete_assessment(traces[0].trace_id, there.assessment_id)
         for assessment in lacking.values():
             mlflow.log_assessment(traces[0].trace_id, assessment)
@@ -164,7 +156,7 @@ def _write(run_id: str, experiment_id: str, row: Row, tags: dict[str, str]) -> s
     from mlflow.tracing.provider import safe_set_span_in_context
 
     answer, inputs, now = row.answer, dict(row.inputs), time.time_ns()
-    if row.image is not None and (shown := _data_uri(str(row.image))):
+    if row.image is not None and (shown := data_uri(str(row.image))):
         inputs["screenshot"] = shown  # MLflow keeps it as an attachment and shows it
     # Begun and ended in one moment: most answers come out of a batch and have no time of their own. Those timed alone
     # have an assessment latency_s.
@@ -194,56 +186,6 @@ def _write(run_id: str, experiment_id: str, row: Row, tags: dict[str, str]) -> s
     return span.trace_id
 
 
-def _judged(j: Judgement, kind: str) -> Any:
-    """One judgement; a failed or refused one has its status and reason in place of a value."""
-    from mlflow.entities import AssessmentError, AssessmentSource, Feedback
-
-    ok = j.status == "ok"
-    told = {"order": j.order, "status": j.status, "judge_repeat": j.judge_repeat, "saw_image": j.saw_image}
-    told |= {"reference_score": j.reference_score, "tokens": j.tokens, "cost_usd": j.cost_usd, "flag": j.flag}
-    return Feedback(
-        name=f"{j.judge} {j.order}" + (f" {j.judge_repeat}" if j.judge_repeat else ""),
-        value=j.candidate_score if ok else None,
-        error=None if ok else AssessmentError(j.status.upper(), storable(j.error) or j.status),
-        rationale=storable(j.rationale),
-        source=AssessmentSource(kind, j.judge),
-        metadata={name: storable(str(value)) for name, value in told.items() if value is not None},
-    )
-
-
-def _measured(
-    match: Optional[tuple[str, float, float]], score: Optional[Score], timed: Optional[Latency]
-) -> Iterator[Any]:
-    """What was computed for one answer: its match ratio over the orders, chosen scores, its latency if timed alone."""
-    from mlflow.entities import AssessmentSource, Feedback
-
-    numbers: dict[str, Optional[float]] = {"match_ratio": match[1] / match[2] if match and match[2] else None}
-    numbers |= {name: score.values.get(name) for name in SHOWN_SCORES} if score else {}
-    numbers["latency_s"] = timed.latency_s if timed else None
-    for name, value in numbers.items():
-        if value is not None:
-            yield Feedback(name=name, value=round(float(value), 4), source=AssessmentSource("CODE", "vlm-eval"))
-
-
-def _expected(item: Item) -> Iterator[Any]:
-    from mlflow.entities import AssessmentSource, Expectation
-
-    for name, value in (("reference", item.reference), ("facts", list(item.facts) or None)):
-        if value is not None:
-            yield Expectation(name=name, value=storable(value), source=AssessmentSource("CODE", "data"))
-
-
-def _marked(assessment: Any, place: int) -> Any:
-    """With the hash by which a second attempt knows that it is there; MLflow sorts by the time of making."""
-    error = assessment.feedback.error if assessment.feedback else None
-    value = assessment.feedback.value if assessment.feedback else assessment.expectation.value
-    says = [assessment.name, value, error and [error.error_code, error.error_message], assessment.rationale]
-    mark = _hash([*says, assessment.source.source_type, assessment.metadata])
-    assessment.metadata = {**(assessment.metadata or {}), SAME: mark}
-    assessment.create_time_ms += place
-    return assessment
-
-
 def _kinds_of_judges(folder: RunFolder) -> Mapping[str, str]:
     """Name in the judgements -> what kind of source MLflow calls it."""
     entries = judging.judges_of(folder).values()
@@ -257,7 +199,7 @@ def _delete(client: Any, experiment_id: str, trace_ids: set[str]) -> None:
 
 
 @functools.lru_cache(maxsize=64)  # repeats and questions share a screenshot
-def _data_uri(image: str) -> Optional[str]:
+def data_uri(image: str) -> Optional[str]:
     try:
         return "data:image/jpeg;base64," + base64.b64encode(images.thumbnail(Path(image))).decode()
     except images.UNREADABLE:
@@ -283,7 +225,3 @@ def _tracing_to(uri: str) -> Iterator[None]:
         os.environ.pop("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING")
         if waits is not None:
             os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = waits
-
-
-def _hash(thing: Any) -> str:
-    return hashlib.sha256(json.dumps(thing, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -134,11 +134,12 @@ class Mlflow:
 
     def _if_here(self, run_id: Optional[str]) -> Optional[str]:
         """The id, if this store has such a run: an earlier attempt may have gone to another store, or was deleted."""
+        if run_id is None:
+            return None
         from mlflow.exceptions import MlflowException
 
         try:
-            info = self._client.get_run(run_id).info if run_id else None
-            return info.run_id if info and info.lifecycle_stage == "active" else None
+            return run_id if self._client.get_run(run_id).info.lifecycle_stage == "active" else None
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
