@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """The files of one run (names in the README, `Files of one run`)."""
+    """The files of one run (named in the README, `What a run leaves`)."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
