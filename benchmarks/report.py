@@ -1,4 +1,5 @@
-"""How long a report takes, and how much memory: a finished sweep's, or one multiplied to so many runs and items.
+"""How long a report takes, how much memory, and how long its page takes to open: of a finished sweep, or of one
+multiplied to so many runs and items.
 
 python benchmarks/report.py SWEEP_DIR                          # as it is
 python benchmarks/report.py SWEEP_DIR --runs 20 --items 2000   # its rows again and again, screenshots of their own
@@ -14,9 +15,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from vlm_eval.store import RunFolder, read_json, write_json
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the browser of the tests
+
+from vlm_eval.store import RunFolder, read_json, write_json  # noqa: E402
 
 
 def multiplied(source: Path, target: Path, runs: int, items: int) -> Path:
@@ -57,6 +61,25 @@ def multiplied(source: Path, target: Path, runs: int, items: int) -> Path:
     return target
 
 
+def opened(page_file: Path) -> dict[str, float]:
+    """Seconds in Chromium: until the items are there, until a search left few, until the answers of one are there."""
+    from tests.mlflow_page import chromium
+
+    with chromium() as browser:
+        page, began = browser.new_page(), time.monotonic()
+        page.goto(page_file.as_uri())
+        page.locator("#items .tabulator-row").first.wait_for()
+        there = time.monotonic()
+        before = page.locator("#count").inner_text()
+        page.fill("[name=search]", page.locator("button.open").first.inner_text())
+        page.wait_for_function("before => document.getElementById('count').textContent !== before", arg=before)
+        searched = time.monotonic()
+        page.locator("button.open").first.click()
+        page.locator(".answer").first.wait_for()
+        seconds = (there - began, searched - there, time.monotonic() - searched)
+        return dict(zip(("page_s", "search_s", "item_s"), (round(s, 2) for s in seconds), strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep_dir", type=Path)
@@ -73,9 +96,8 @@ def main() -> None:
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         sizes = {p.name: round(p.stat().st_size / 2**20, 2) for p in sorted(out.iterdir()) if p.is_file()}
-        print(
-            json.dumps({"seconds": said.rpartition("(")[2].rstrip(" s)\n"), "peak_gib": round(peak, 2), "mib": sizes})
-        )
+        found = {"seconds": said.rpartition("(")[2].rstrip(" s)\n"), "peak_gib": round(peak, 2), "mib": sizes}
+        print(json.dumps(found | opened(out / "index.html")))
 
 
 if __name__ == "__main__":
