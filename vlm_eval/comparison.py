@@ -50,6 +50,7 @@ class Run:
     facts: dict[str, Any]  # what numbers depend on: "language.backend" -> "pylat-ru 0.1.0a0", "judge.order" -> "both"
     not_scored: dict[str, str]  # metric -> why it has no numbers at all
     config: DictConfig = field(default_factory=OmegaConf.create)  # empty if it never started
+    untracked: Optional[str] = None  # why it is not, or not all of it, in MLflow
 
 
 def read_runs(folder: Path, sweep: dict[str, Any]) -> list[Run]:
@@ -64,12 +65,13 @@ def read_runs(folder: Path, sweep: dict[str, Any]) -> list[Run]:
             Run(
                 point["folder"],
                 status.get("state", "missing"),
-                status.get("error") or status.get("tracking"),
+                status.get("error"),
                 by_key(point["overrides"]),
                 run.summary(),
                 facts,
                 provenance.get("not_scored", {}),
                 _config_of(run, Path(sweep["cwd"])),
+                status.get("tracking"),
             )
         )
     return runs
@@ -138,9 +140,12 @@ def closing_table(folder: Path, runs: Sequence[Run], how_to_open: str, more: Seq
     lines = [text_table(["run", "state", *(head for head, _ in shown.values())], rows)]
     lines += [f"{r.folder}: {r.error}" for r in runs if r.error]
     lines += [*not_scored(runs), *not_comparable(runs), *more]
+    if untracked := [r.untracked for r in runs if r.untracked]:
+        lines.append(f"{len(untracked)} of {len(runs)} runs are not, or not all, in MLflow: {untracked[0]}")
+        lines.append(f"scripts/mlflow-import {folder} brings them in.")
     failed = sum(r.state != "ok" for r in runs)
     lines.append(f"Results: {folder}/comparison.csv, one folder a run beside it.")
-    if how_to_open:
+    if how_to_open and len(untracked) < len(runs):
         lines.append(how_to_open)
     lines.append(f"{len(runs) - failed} of {len(runs)} runs ok" + (f", {failed} failed" if failed else ""))
     return "\n".join(lines)

@@ -117,6 +117,10 @@ class RunFolder:
             write_json(self.path / "provenance.json", known)
         return known
 
+    def data_root(self, default: str) -> Path:
+        """The folder that the run's images are below, else the one its config names."""
+        return Path(self.provenance().get("data_root", default))
+
     def summary(self) -> dict[str, float]:
         return read_json(self.path / "summary.json")
 

@@ -107,14 +107,13 @@ def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]
         "failed": None,
         "mlflow_run_id": old.get("mlflow_run_id"),
     }
-    sweep["mlflow_run_id"] = sweep["mlflow_run_id"] or _try("vlm-eval", tracker.begin_sweep, sweep, str(folder))
+    sweep["mlflow_run_id"] = _try("vlm-eval", tracker.begin_sweep, sweep, str(folder)) or sweep["mlflow_run_id"]
     write_json(folder / "sweep.json", sweep)
     outcome = Outcome()
     try:
         yield outcome
     finally:
-        for cfg in composed:
-            _track_the_untracked(tracker, cfg, RunFolder(folder / cfg.hydra.sweep.subdir))
+        _track_the_untracked(tracker, [(cfg, RunFolder(folder / cfg.hydra.sweep.subdir)) for cfg in composed])
         outcome.exit_code = 1 if close(folder, sweep | {"ended": now()}, tracker) else 0
 
 
@@ -126,7 +125,7 @@ def close(folder: Path, sweep: dict[str, Any], tracker: Any, program: str = "vlm
     sweep |= {"failed": failed, "not_comparable": not_comparable(runs)}
     write_json(folder / "sweep.json", sweep)
     report = _write_report(folder, program)
-    if sweep["mlflow_run_id"]:
+    if sweep["mlflow_run_id"]:  # else it could not be reached when the sweep began
         _try(program, tracker.end_sweep, sweep, str(folder))
     print(closing_table(folder, runs, tracker.how_to_open(), more + report), flush=True)
     return failed
@@ -162,13 +161,25 @@ def _of_the_point(composed: DictConfig) -> list[str]:
 
 
 def track(tracker: Any, cfg: DictConfig, run: RunFolder, program: str = "vlm-eval") -> bool:
-    """Log a run, whatever came in the way when it ran; whether that went well."""
-    if not _try(f"{program}: {run.path.name}", tracker.log_run, cfg, run):
+    """Log a run, whatever came in the way when it ran; False, with the reason said and kept, where that fails."""
+    try:
+        tracked = tracker.log_run(cfg, run)
+    except Exception as error:  # the files have everything
+        reason = f"not tracked: {one_line(error)}"
+        print(f"{program}: {run.path.name}: {reason}", file=sys.stderr)
+        _remember(run, {**run.status(), "tracking": reason})
         return False
     status = run.status()
-    if status.pop("tracking", None):
-        write_json(run.path / "status.json", status)
+    if tracked and status.pop("tracking", None):
+        _remember(run, status)
     return True
+
+
+def _remember(run: RunFolder, status: dict[str, Any]) -> None:
+    try:
+        write_json(run.path / "status.json", status)
+    except OSError as error:  # a folder that can be read alone
+        print(f"{run.path}: {one_line(error)}", file=sys.stderr)
 
 
 def _try(what: str, step: Any, *arguments: Any) -> Any:
@@ -180,9 +191,13 @@ def _try(what: str, step: Any, *arguments: Any) -> Any:
         return None
 
 
-def _track_the_untracked(tracker: Any, cfg: DictConfig, run: RunFolder) -> None:
+def _track_the_untracked(tracker: Any, points: Sequence[tuple[DictConfig, RunFolder]]) -> None:
     """A run that failed or was killed did not track itself, nor one that met a tracker that was down."""
-    status = run.status()
-    untracked = status.get("state") == "ok" and (status.get("tracking") or not status.get("mlflow_run_id"))
-    if untracked or status.get("state") in ("failed", "interrupted"):
-        track(tracker, config.validate(cfg), run)
+    failed = 0
+    for cfg, run in points:
+        status = run.status()
+        untracked = status.get("state") == "ok" and (status.get("tracking") or not status.get("mlflow_run_id"))
+        if untracked or status.get("state") in ("failed", "interrupted"):
+            failed += not track(tracker, config.validate(cfg), run)
+        if failed == 2:  # it is down: each further try would take as long, and the closing table names the way out
+            return

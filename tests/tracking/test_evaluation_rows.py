@@ -6,6 +6,7 @@ import dataclasses
 import io
 import random
 import shutil
+import time
 from pathlib import Path
 
 import mlflow
@@ -81,7 +82,14 @@ def test_every_answer_is_a_row_with_its_judgements_in_both_orders(store, run):
     rows = store.rows(store.log(run))
     assert sorted(rows) == [f"item/{n} #0" for n in range(6)]
     said = says(rows["item/2 #0"])
-    assert {"judge stern ab", "judge stern ba", "match_ratio", "metric facts_recall", "metric latency_s", "reference"} == set(said)
+    assert {
+        "judge stern ab",
+        "judge stern ba",
+        "match_ratio",
+        "metric facts_recall",
+        "metric latency_s",
+        "reference",
+    } == set(said)
     verdict = said["judge stern ba"]
     assert verdict.feedback.value == 8.0 and verdict.rationale == "потому что ba <b>gptq4</b>"
     assert (verdict.source.source_type, verdict.source.source_id) == ("LLM_JUDGE", "stern")
@@ -222,7 +230,9 @@ def test_a_gap_is_filled_at_the_next_attempt(store, run, monkeypatch):
 
 def test_a_gap_that_stays_fails_the_stage_and_is_named(store, run, monkeypatch):
     _failing(monkeypatch, lambda number: True)
-    with pytest.raises(RuntimeError, match=r"6 of 6 answers are not whole in MLflow after 3 attempts.*item/0 #0"):
+    with pytest.raises(
+        RuntimeError, match=r"6 of 6 answers are not whole in MLflow, the first item/0 #0, .*: .*QueuePool limit"
+    ):
         store.log(run)
     run_id = run.status()["mlflow_run_id"]  # the run is known, so that a second attempt goes on in it
     logged = store.client.get_run(run_id)
@@ -232,6 +242,70 @@ def test_a_gap_that_stays_fails_the_stage_and_is_named(store, run, monkeypatch):
     assert store.log(run) == run_id
     assert len(store.rows(run_id)) == 6
     assert "vlm_eval.rows_missing" not in store.client.get_run(run_id).data.tags
+
+
+def test_a_server_that_is_gone_is_not_asked_for_every_row(store, run, monkeypatch):
+    """Each call to a server that is down takes many seconds."""
+    written = []
+    real = mlflow.start_span_no_context
+    monkeypatch.setattr(mlflow, "start_span_no_context", lambda *a, **k: written.append(1) or real(*a, **k))
+    _failing(monkeypatch, lambda number: True)
+    with pytest.raises(RuntimeError):
+        store.log(run)
+    assert len(written) == 3  # one an attempt
+
+
+def test_a_screenshot_that_could_not_be_stored_makes_the_row_again(store, run, monkeypatch):
+    from mlflow.tracing.client import TracingClient
+
+    real, fails = TracingClient._upload_attachments, iter([True])
+
+    def upload(self, info, attachments):
+        if next(fails, False):
+            raise OSError("No space left on device")
+        return real(self, info, attachments)
+
+    monkeypatch.setattr(TracingClient, "_upload_attachments", upload)
+    rows = store.rows(store.log(run))
+    assert len(rows) == 6
+    for trace in rows.values():
+        [picture] = Path(store.tracker.config.artifacts).glob(f"traces/{trace.trace_id}/artifacts/attachments/*")
+        assert picture.stat().st_size > 100
+
+
+def test_the_first_half_of_a_trace_whose_process_died_is_removed(store, run, monkeypatch):
+    run_id = store.log(run)
+    experiment = store.client.get_run(run_id).info.experiment_id
+    _failing(monkeypatch, lambda number: True)
+    mlflow.set_tracking_uri(store.client.tracking_uri)
+    for age_s, name in ((3600, "answer"), (10, "answer"), (3600, "somebody's")):
+        mlflow.start_span_no_context(name, experiment_id=experiment, start_time_ns=time.time_ns() - age_s * 10**9).end()
+    mlflow.flush_trace_async_logging()
+    monkeypatch.undo()
+    nameless = lambda: store.client.search_traces(locations=[experiment], filter_string="trace.name IS NULL")  # noqa: E731
+    assert len(nameless()) == 3
+    store.log(run)
+    # The young one may be another process's, which is writing its second half now.
+    assert sorted(t.data.spans[0].name for t in nameless()) == ["answer", "somebody's"]
+    assert len(store.rows(run_id)) == 6
+
+
+def test_long_names_fit_into_the_columns_of_all_databases(store, tmp_path):
+    run = RunFolder(make_sweep(tmp_path / "long") / "demo-bf16-vqa")
+    for kind in ("items", "answers", "scores", "judgements"):
+        run.replace(kind, [dataclasses.replace(x, item_id="images/папка/" + x.item_id * 12) for x in run.read(kind)])
+    rows = store.rows(store.log(run))
+    assert len(rows) == 6 and all(len(key) <= 50 for key in rows)
+    assert all(("images/папка/" + "item/0" * 12 in t.request_preview) == ("item/0" * 3 in k) for k, t in rows.items())
+
+
+def test_screenshots_that_are_gone_are_left_out_and_the_rest_is_logged(store, run):
+    (Path(run.provenance()["data_root"]) / "images" / "2.png").unlink()
+    run_id = store.log(run)
+    rows = store.rows(run_id)
+    assert len(rows) == 6 and store.client.get_run(run_id).info.status == "FINISHED"
+    assert store.client.get_trace(rows["item/2 #0"].trace_id).data.spans[0].inputs["screenshot"] == "images/2.png"
+    assert len(store.client.list_artifacts(run_id, "screenshots/images")) == 5
 
 
 def test_runs_whose_engine_seeded_python_alike_keep_rows_of_their_own(store, run):

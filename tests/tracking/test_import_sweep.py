@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -83,12 +85,46 @@ def test_another_store_gets_it_too(sweep, tmp_path, empty_store):
     options = ("--uri", "sqlite:///second.db", "--artifacts", "second", "--experiment", "вторая")
     done = run_import(sweep, *options)
     assert done.returncode == 0, done.stderr
+    # The hint is not to scripts/mlflow, which opens the other one.
+    assert f"In MLflow's sqlite:///{tmp_path}/second.db" in done.stdout
     client = MlflowClient(f"sqlite:///{tmp_path}/second.db")
     runs = runs_in(client, "вторая")
     [parent] = [r for r in runs if r.data.tags["vlm_eval.kind"] == "sweep"]
     assert [r.data.tags.get("mlflow.parentRunId") for r in runs if r is not parent] == [parent.info.run_id] * 3
     assert (tmp_path / "second").is_dir()
-    assert len(runs_in(store_of(sweep))) == 4
+    # The sweep's own store is as it was, and goes on as it was.
+    own = store_of(sweep)
+    before = {r.info.run_id: r.data.tags.get("mlflow.parentRunId") for r in runs_in(own)}
+    assert run_import(sweep).returncode == 0
+    assert {r.info.run_id: r.data.tags.get("mlflow.parentRunId") for r in runs_in(own)} == before
+    assert len(before) == 4 and rows_in(own) == 12
+
+
+def test_another_experiment_of_the_same_store_is_another_place(sweep):
+    assert run_import(sweep).returncode == 0
+    assert run_import(sweep, "--experiment", "другой").returncode == 0
+    assert len(runs_in(store_of(sweep))) == len(runs_in(store_of(sweep), "другой")) == 4
+
+
+def test_a_sweep_that_can_only_be_read_is_imported(sweep):
+    """As from an archive; root may write anywhere, so the folder is one that lets nobody."""
+    if not os.geteuid():
+        pytest.skip("root writes into read-only folders")
+    for folder in (sweep, *sweep.glob("demo-*")):
+        folder.chmod(0o555)
+    try:
+        assert run_import(sweep, "--uri", f"sqlite:///{sweep}/mlruns/mlflow.db").returncode == 0
+    finally:
+        for folder in (sweep, *sweep.glob("demo-*")):
+            folder.chmod(0o755)
+
+
+def test_a_run_that_is_being_made_is_left_alone(sweep):
+    with open(sweep / "demo-bf16-vqa" / "run.log", "a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        done = run_import(sweep)
+    assert done.returncode == 1 and "demo-bf16-vqa: another process works on this run" in done.stderr
+    assert len(runs_in(store_of(sweep))) == 3
 
 
 def test_a_run_alone_is_imported_and_one_that_never_ended_is_named(sweep):
@@ -124,6 +160,9 @@ def test_what_cannot_be_imported_is_one_line(sweep, tmp_path):
     down = run_import(sweep, "--uri", "http://127.0.0.1:9")
     assert down.returncode == 2 and down.stderr.startswith("scripts/mlflow-import: MLflow: ")
     assert "Traceback" not in down.stderr
+    (tmp_path / "no.db").write_text("no database")
+    strange = run_import(sweep, "--uri", f"sqlite:///{tmp_path}/no.db")
+    assert strange.returncode == 2 and "file is not a database" in strange.stderr.splitlines()[-1]
 
 
 def test_the_script_is_the_same_command(sweep):

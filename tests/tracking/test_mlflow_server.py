@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -154,6 +156,9 @@ def test_a_sweep_is_there_with_all_rows_and_once(run_id, server, client, tmp_pat
     """tracking=mlflow_server over HTTP: rows, judgements, screenshots and odd letters, logged twice."""
     folder = make_sweep(tmp_path / "sweep", items=4, texts={"item/2": "пол \ud83d эмодзи и \x00"})
     (folder / "demo-bf16-vqa" / "system.jsonl").write_text('{"time_s": 1.5, "cpu_percent": 50.0, "host_gib": 2.0}\n')
+    long = RunFolder(folder / "demo-gptq4-vqa")  # PostgreSQL keeps 50 characters of a row's name
+    for kind in ("items", "answers", "scores", "judgements"):
+        long.replace(kind, [dataclasses.replace(x, item_id=f"{x.item_id} {SAID * 5}") for x in long.read(kind)])
     tracker = Mlflow(MlflowConfig(uri=f"http://127.0.0.1:{server.port}", experiment="свип"))
     sweep = read_json(folder / "sweep.json")
     for _ in range(2):
@@ -164,6 +169,7 @@ def test_a_sweep_is_there_with_all_rows_and_once(run_id, server, client, tmp_pat
         tracker.end_sweep(sweep, str(folder))
     experiment = client.get_experiment_by_name("свип").experiment_id
     assert {run.info.run_id for run in client.search_runs([experiment])} == {sweep["mlflow_run_id"], *ids}
+    assert len(client.search_traces(locations=[experiment], run_id=ids[0])) == 4
     found = client.search_traces(locations=[experiment], run_id=ids[1])
     assert len(found) == 4
     odd = next(t for t in found if t.info.client_request_id == "item/2 #0")
@@ -174,6 +180,32 @@ def test_a_sweep_is_there_with_all_rows_and_once(run_id, server, client, tmp_pat
     assert (used.value, used.timestamp) == (2048.0, 1500)
     [dataset] = client.get_run(ids[1]).inputs.dataset_inputs
     assert dataset.dataset.name == "data" and '"num_rows": 4' in dataset.dataset.profile
+
+
+def test_a_server_that_dies_while_rows_are_written_costs_no_row(run_id, server, tmp_path):
+    folder = make_sweep(tmp_path / "sweep", quants=("bf16",), items=60)
+    command = [sys.executable, "-m", "vlm_eval.tracking.import_sweep", str(folder), "--experiment", "смерть"]
+    command += ["--uri", f"http://127.0.0.1:{server.port}"]
+    one = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    query = "select count(*) from trace_info where client_request_id like 'item/5%'"
+    for _ in range(600):
+        if server.database(query) != [(0,)]:
+            break
+        time.sleep(0.05)
+    mlflow_server.kill(server.process)
+    began = time.monotonic()
+    out, said = one.communicate(timeout=300)
+    assert one.returncode in (1, 2) and time.monotonic() - began < 200, said  # not some seconds a row
+    assert "MLflow" in said or "not tracked" in said
+    client = server.start()
+    two = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment())
+    assert two.returncode == 0, two.stderr
+    experiment = client.get_experiment_by_name("смерть").experiment_id
+    found = client.search_traces(locations=[experiment], include_spans=False, max_results=500)
+    whole = [t.info.client_request_id for t in found if "mlflow.sourceRun" in t.info.trace_metadata]
+    assert sorted(whole) == sorted(f"item/{n} #0" for n in range(60))
+    assert len(found) - len(whole) <= 1  # a first half is young, and removed when it is 10 minutes old
+    assert len(client.search_runs([experiment])) == 2
 
 
 def test_only_loopback_is_bound_and_by_mlflow_alone(run_id, server):

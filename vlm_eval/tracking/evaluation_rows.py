@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import logging
 import os
 import random
 import time
@@ -16,7 +17,7 @@ from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional
+from typing import Any, Iterator, Mapping, NamedTuple, Optional
 
 from vlm_eval import images, judging
 from vlm_eval.judges.base import SOURCE
@@ -27,11 +28,22 @@ from vlm_eval.tracking.answers_table import name_of
 from vlm_eval.tracking.assessments import MARK, expected, hash_of, judged, marked, measured
 from vlm_eval.tracking.storable import storable
 
-ATTEMPTS = 3
+ATTEMPTS = 3  # in a row that gain nothing
+KEY_LENGTH = 50  # characters of a trace's client_request_id in MLflow's tables
+SPAN = "answer"
+NAME_TAG = "mlflow.traceName"
+HALF_IS_OLD_S = 600  # what is younger may be the first half of a trace that another process is writing
 PAGE = 500  # traces a request
 CONTENT = "vlm_eval.content"  # tag of a trace: hash of what was asked and answered
 PAIR_TAG = "mlflow.eval.requestId"  # MLflow's page pairs rows of two runs by it
 TOKENS = "mlflow.chat.tokenUsage"
+
+
+class Failure(NamedTuple):
+    """A row that could not be written: its trace, of which the first half may be there, and why."""
+
+    trace_id: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Row:
     """One answer as MLflow shows it."""
 
     name: str  # item and repeat
+    key: str  # the same, as short as MLflow's databases keep it
     pair: str  # equal for the same question to the same screenshot in another run
     inputs: dict[str, Any]
     image: Optional[Path]
@@ -55,26 +68,39 @@ def log_rows(
 ) -> int:
     """Write what is missing, mend what differs; how many rows the run has. RuntimeError where a gap stays."""
     rows = rows_of(folder, root if screenshots else None)
-    names, written = {row.name for row in rows}, set()
-    for attempt in range(ATTEMPTS + 1):
-        stored = stored_traces(client, run_id, experiment_id)
-        gaps = [row for row in rows if not _is_whole(row, stored.get(row.name, ()))]
-        strangers = {t.trace_id for name, traces in stored.items() if name not in names for t in traces}
-        # A trace of which only the first half could be written belongs to no run, and would stay on the page.
-        halves = written - {t.trace_id for traces in stored.values() for t in traces}
-        _delete(client, experiment_id, strangers | halves)
+    names = {row.key for row in rows}
+    _delete(client, experiment_id, _old_halves(client, experiment_id))
+    failed: Optional[Failure] = None
+    before, without_gain = len(rows) + 1, 0
+    while True:
+        stored = stored_traces(client, run_id, experiment_id)  # raises where the server is gone
+        gaps = [row for row in rows if not _is_whole(row, stored.get(row.key, ()))]
+        strangers = {t.trace_id for key, traces in stored.items() if key not in names for t in traces}
+        _delete(client, experiment_id, strangers | ({failed.trace_id} if failed else set()))
         if not gaps:
             return len(rows)
-        if attempt == ATTEMPTS:
+        without_gain = 0 if len(gaps) < before else without_gain + 1
+        before = len(gaps)
+        if without_gain == ATTEMPTS:
             break
         with _tracing_to(client.tracking_uri):
-            # The page lists the newest first: logged backwards, the first item stands on top.
-            for row in reversed(gaps):
-                written.add(_mend(client, run_id, experiment_id, row, stored.get(row.name, ()), tags))
+            failed = _mend_all(client, run_id, experiment_id, gaps, stored, tags)
     lacking = ", ".join(row.name for row in gaps[:3])
-    raise RuntimeError(
-        f"{len(gaps)} of {len(rows)} answers are not whole in MLflow after {ATTEMPTS} attempts, the first: {lacking}"
-    )
+    why = f": {failed.reason}" if failed else ""
+    raise RuntimeError(f"{len(gaps)} of {len(rows)} answers are not whole in MLflow, the first {lacking}{why}")
+
+
+def _mend_all(
+    client: Any, run_id: str, experiment_id: str, gaps: list[Row], stored: Mapping[str, list[Any]], tags: dict[str, str]
+) -> Optional[Failure]:
+    """Stops at the first row that could not be written: a server that is gone takes many seconds to say so."""
+    with _failures() as said:
+        # The page lists the newest first: logged backwards, the first item stands on top.
+        for row in reversed(gaps):
+            trace_id = _mend(client, run_id, experiment_id, row, stored.get(row.key, ()), tags)
+            if said:
+                return Failure(trace_id, said[0])
+    return None
 
 
 def rows_of(folder: RunFolder, root: Optional[Path]) -> list[Row]:
@@ -95,10 +121,12 @@ def rows_of(folder: RunFolder, root: Optional[Path]) -> list[Row]:
         said = [judged(j, kinds.get(j.judge, SOURCE)) for j in judgements[key]]
         said += measured(matches.get(key), scores.get(key), timed.get(key))
         inputs = {"item": item.item_id, "repeat": answer.repeat, "question": item.question, "screenshot": item.image}
+        name = storable(name_of(*key))
         pair = hash_of([item.item_id, answer.repeat, item.image_sha256, item.question])
         rows.append(
             Row(
-                name=storable(name_of(*key)),
+                name=name,
+                key=name if len(name) <= KEY_LENGTH else f"{name[: KEY_LENGTH - 17]}…{hash_of(name)[:16]}",
                 pair=pair,
                 inputs=storable({k: v for k, v in inputs.items() if v is not None}),
                 image=image,
@@ -110,7 +138,7 @@ def rows_of(folder: RunFolder, root: Optional[Path]) -> list[Row]:
 
 
 def stored_traces(client: Any, run_id: str, experiment_id: str) -> dict[str, list[Any]]:
-    """Name of a row -> the run's traces of it that this module wrote (TraceInfo, with assessments)."""
+    """Key of a row -> the run's traces of it that this module wrote (TraceInfo, with assessments)."""
     found, token = defaultdict(list), None
     while True:
         page = client.search_traces(
@@ -121,6 +149,19 @@ def stored_traces(client: Any, run_id: str, experiment_id: str) -> dict[str, lis
                 found[trace.info.client_request_id].append(trace.info)
         if not (token := page.token):
             return found
+
+
+def _old_halves(client: Any, experiment_id: str) -> set[str]:
+    """Traces of which only the span was written before their process died: nameless and of no run, they would stay on
+    the page for ever."""
+    latest = int(1000 * (time.time() - HALF_IS_OLD_S))
+    found = client.search_traces(locations=[experiment_id], filter_string="trace.name IS NULL", max_results=PAGE)
+    return {
+        t.info.trace_id
+        for t in found
+        if t.info.request_time < latest and t.data.spans and t.data.spans[0].name == SPAN
+        if "mlflow.sourceRun" not in t.info.trace_metadata
+    }
 
 
 def _is_whole(row: Row, traces: list[Any]) -> bool:
@@ -161,11 +202,11 @@ def _write(run_id: str, experiment_id: str, row: Row, tags: dict[str, str]) -> s
     # Begun and ended in one moment: most answers come out of a batch and have no time of their own. Those timed alone
     # have an assessment latency_s.
     span = mlflow.start_span_no_context(
-        "answer",
+        SPAN,
         inputs=inputs,
         start_time_ns=now,
         experiment_id=experiment_id,
-        tags={**tags, PAIR_TAG: row.pair, CONTENT: row.content},
+        tags={**tags, NAME_TAG: SPAN, PAIR_TAG: row.pair, CONTENT: row.content},
         metadata={"mlflow.sourceRun": run_id},
     )
     if answer.prompt_tokens is not None and answer.output_tokens is not None:
@@ -174,7 +215,7 @@ def _write(run_id: str, experiment_id: str, row: Row, tags: dict[str, str]) -> s
         span.set_attribute(TOKENS, dict(zip(names, (*counts, sum(counts)), strict=True)))
     with safe_set_span_in_context(span):  # assessments of the active trace are stored together with it
         mlflow.update_current_trace(
-            client_request_id=row.name,
+            client_request_id=row.key,
             request_preview=" · ".join(filter(None, (row.name, row.inputs.get("question")))),
             response_preview=answer.text if answer.text is not None else f"no answer: {answer.error}",
         )
@@ -204,6 +245,20 @@ def data_uri(image: str) -> Optional[str]:
         return "data:image/jpeg;base64," + base64.b64encode(images.thumbnail(Path(image))).decode()
     except images.UNREADABLE:
         return None
+
+
+@contextmanager
+def _failures() -> Iterator[list[str]]:
+    """What MLflow's exporter could not write, as it says to its log: it raises nothing."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(" ".join(record.getMessage().split())[:300])
+    logger = logging.getLogger("mlflow.tracing.export.mlflow_v3")
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager

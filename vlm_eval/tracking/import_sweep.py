@@ -2,13 +2,15 @@
 
     scripts/mlflow-import SWEEP_DIR [--uri http://127.0.0.1:5000] [--experiment NAME]
 
-What is there already is completed, nothing is doubled. Exit code 0: all is there; 1: some runs are not; 2: bad input.
+What is there already is completed, nothing is doubled, unless two copies of a sweep are imported at once. Exit code
+0: all is there; 1: some runs are not; 2: bad input.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import sys
 from pathlib import Path
 from typing import Any, Optional
@@ -56,15 +58,31 @@ def import_folder(folder: Path, uri: Optional[str], artifacts: Optional[str], ex
     with contextlib.chdir(cwd) if cwd.is_dir() else contextlib.nullcontext():
         tracker = _tracker(config.validate(recorded_config(ended[0], cwd)), uri, artifacts, experiment)
         if sweep:
-            sweep["mlflow_run_id"] = _reached(tracker.begin_sweep, sweep, str(folder))
-            write_json(folder / "sweep.json", sweep)
-        there = [track(tracker, config.validate(recorded_config(run, cwd)), run, PROGRAM) for run in ended]
+            known, sweep["mlflow_run_id"] = sweep["mlflow_run_id"], _reached(tracker.begin_sweep, sweep, str(folder))
+            if uri is None and sweep["mlflow_run_id"] != known:  # of the sweep's own store
+                write_json(folder / "sweep.json", sweep)
+        there = [_track(tracker, recorded_config(run, cwd), run) for run in ended]
         if sweep:
             _reached(tracker.end_sweep, sweep, str(folder))
+        where = tracker.how_to_open()
     for run in (run for run in runs if run not in ended):
         print(f"{run.path.name}: left out, it is {run.status().get('state', 'not begun')}", file=sys.stderr)
-    print(f"{sum(there)} of {len(runs)} runs are in MLflow. {tracker.how_to_open()}")
+    print(f"{sum(there)} of {len(runs)} runs are in MLflow. {where}")
     return 0 if sum(there) == len(runs) else 1
+
+
+def _track(tracker: Mlflow, cfg: DictConfig, run: RunFolder) -> bool:
+    """Log one run, unless it is still being made, or another import is at it."""
+    with contextlib.ExitStack() as open_files:
+        try:
+            log = open_files.enter_context(open(run.path / "run.log", "a", encoding="utf-8"))
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{PROGRAM}: {run.path.name}: another process works on this run", file=sys.stderr)
+            return False
+        except OSError:
+            pass  # a folder that can be read alone: nobody works on it
+        return track(tracker, config.validate(cfg), run, PROGRAM)
 
 
 def _tracker(cfg: DictConfig, uri: Optional[str], artifacts: Optional[str], experiment: Optional[str]) -> Mlflow:
@@ -87,12 +105,10 @@ def _tracker(cfg: DictConfig, uri: Optional[str], artifacts: Optional[str], expe
 
 
 def _reached(step: Any, *arguments: Any) -> Any:
-    """A store that cannot be reached at all is said in one line."""
-    from mlflow.exceptions import MlflowException
-
+    """A store that cannot be reached at all, or is none, is said in one line."""
     try:
         return step(*arguments)
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # of MLflow, SQLAlchemy, a database's driver, the disk
         raise BadInput(f"MLflow: {one_line(error)}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from vlm_eval.tracking.client import client_of
 from vlm_eval.tracking.evaluation_rows import log_rows
 from vlm_eval.tracking.run_facts import PARAM_LIMIT, PARAMS_A_CALL, key_of, log_facts, tags_of
 
+LOCAL = "mlruns/mlflow.db"  # the store that scripts/mlflow opens, where one stands
 TAG_LIMIT = 8000  # characters MLflow keeps of a tag
 KEY = "vlm_eval.key"  # tag: which folder a run is of
 ROWS_MISSING = "vlm_eval.rows_missing"  # tag: why not all answers are there as evaluation rows
@@ -39,12 +41,13 @@ class Mlflow:
 
     def __init__(self, config: MlflowConfig):
         self.config = config
+        self._listed: dict[tuple[str, str], set[str]] = {}
 
     def begin_sweep(self, sweep: dict[str, Any], folder: str) -> Optional[str]:
         """The parent run, as it is or new; makes store and experiment first, so that runs need not race for it."""
-        key = key_of(Path(folder))
-        if run_id := self._if_here(sweep.get("mlflow_run_id")) or self._find(key):
+        if run_id := self._run_of(Path(folder), sweep.get("mlflow_run_id")):
             return run_id
+        key = key_of(Path(folder))
         tags = {"vlm_eval.kind": "sweep", "vlm_eval.folder": folder, KEY: key}
         began = _millis(sweep["started"])
         run = self._client.create_run(self._experiment, start_time=began, run_name=sweep["sweep_id"], tags=tags)
@@ -56,33 +59,35 @@ class Mlflow:
 
         RuntimeError where MLflow has not all answers as rows; the rest is logged by then."""
         client, status = self._client, folder.status()
-        parent = self._if_here(read_json(folder.path.parent / "sweep.json").get("mlflow_run_id"))
+        sweep = read_json(folder.path.parent / "sweep.json")
+        parent = self._run_of(folder.path.parent, sweep.get("mlflow_run_id")) if sweep else None
         tags = tags_of(cfg, folder, parent)
         # An earlier attempt at this run goes on in its own MLflow run: no row twice.
-        key = key_of(folder.path)
-        run_id = self._if_here(status.get("mlflow_run_id")) or self._find(key)
+        run_id = self._run_of(folder.path, status.get("mlflow_run_id"))
         if run_id is None:
-            name, began = _run_name(folder.path), _millis(status["started"])
+            name, began, key = _run_name(folder.path), _millis(status["started"]), key_of(folder.path)
             run = client.create_run(self._experiment, start_time=began, run_name=name, tags={KEY: key})
             run_id = run.info.run_id
-        folder.set_mlflow_run(run_id)
-        log_facts(client, run_id, cfg, folder, tags)
-        for file in sorted(p for p in folder.path.iterdir() if p.is_file() and not p.name.startswith(".")):
-            client.log_artifact(run_id, str(file))
-        client.log_artifacts(run_id, str(folder.path / ".hydra"), "hydra")
-        log_answers_table(client, run_id, folder)
-        if self.config.screenshots:
-            self._log_screenshots(run_id, cfg, folder)
+        if status.get("mlflow_run_id") != run_id:  # of the store that got it last
+            with contextlib.suppress(PermissionError):  # it is found by its key too
+                folder.set_mlflow_run(run_id)
         try:
+            log_facts(client, run_id, cfg, folder, tags)
+            for file in sorted(p for p in folder.path.iterdir() if p.is_file() and not p.name.startswith(".")):
+                client.log_artifact(run_id, str(file))
+            client.log_artifacts(run_id, str(folder.path / ".hydra"), "hydra")
+            log_answers_table(client, run_id, folder)
+            if self.config.screenshots:
+                self._log_screenshots(run_id, cfg, folder)
             if self.config.rows:
                 self._log_rows(run_id, cfg, folder, {k: tags[k] for k in ("model", "quant", "task")})
-        finally:
+        finally:  # whatever could not be logged, the run itself has ended
             client.set_terminated(run_id, "FINISHED" if status["state"] == "ok" else "FAILED", _millis(status["ended"]))
         return run_id
 
     def end_sweep(self, sweep: dict[str, Any], folder: str) -> None:
         """What stands at the end of a sweep, on its parent run: FINISHED, with the failed runs counted."""
-        client, run_id = self._client, sweep["mlflow_run_id"]
+        client, run_id = self._client, self.begin_sweep(sweep, folder)
         for file in (Path(folder) / name for name in ("sweep.json", "comparison.csv", "paired.csv")):
             if file.is_file():
                 client.log_artifact(run_id, str(file))
@@ -101,12 +106,13 @@ class Mlflow:
         client.set_terminated(run_id, "FINISHED", sweep.get("ended") and _millis(sweep["ended"]))
 
     def how_to_open(self) -> str:
-        if self.config.uri.startswith("sqlite"):
+        uri = self.config.uri
+        if uri.startswith("sqlite:///") and Path(uri.removeprefix("sqlite:///")).resolve() == Path(LOCAL).resolve():
             return "Compare in MLflow: scripts/mlflow, then http://127.0.0.1:5000"
-        return f"Compare in MLflow: {self.config.uri}"
+        return f"Compare in MLflow: {uri}" if "://" in uri and not uri.startswith("sqlite") else f"In MLflow's {uri}"
 
     def _log_rows(self, run_id: str, cfg: DictConfig, folder: RunFolder, tags: dict[str, str]) -> None:
-        root = Path(folder.provenance().get("data_root", cfg.task.data.root))
+        root = folder.data_root(cfg.task.data.root)
         known = self._client.get_run(run_id).data.tags
         try:
             log_rows(self._client, run_id, self._experiment, folder, root, self.config.screenshots, tags)
@@ -132,28 +138,33 @@ class Mlflow:
         for start in range(0, len(params), PARAMS_A_CALL):
             self._client.log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
 
-    def _if_here(self, run_id: Optional[str]) -> Optional[str]:
-        """The id, if this store has such a run: an earlier attempt may have gone to another store, or was deleted."""
-        if run_id is None:
-            return None
+    def _run_of(self, folder: Path, known: Optional[str]) -> Optional[str]:
+        """The MLflow run of a sweep's or a run's folder: the one its files name, if this store and experiment have it,
+        else the one that was made of it (the files may name another store's, or be a copy). None: there is none."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return run_id if self._client.get_run(run_id).info.lifecycle_stage == "active" else None
+            info = self._client.get_run(known).info if known else None
+            if info and info.lifecycle_stage == "active" and info.experiment_id == self._experiment:
+                return known
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-
-    def _find(self, key: str) -> Optional[str]:
-        """The run of a folder whose files do not know its id: it was logged from a copy, or the disk was full."""
-        found = self._client.search_runs([self._experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        found = self._client.search_runs([self._experiment], f"tags.`{KEY}` = '{key_of(folder)}'", max_results=1)
         return found[0].info.run_id if found else None
 
     def _log_screenshots(self, run_id: str, cfg: DictConfig, folder: RunFolder) -> None:
-        root = Path(folder.provenance().get("data_root", cfg.task.data.root))
+        """Those that are not there yet; one that is gone from the disk is left out, as the report says too."""
         for image in sorted({item.image for item in folder.read("items") if not item.error}):
-            self._client.log_artifact(run_id, str(root / image), f"screenshots/{Path(image).parent}")
+            file, place = folder.data_root(cfg.task.data.root) / image, f"screenshots/{Path(image).parent}"
+            there = self._artifacts_in(run_id, place)
+            if file.is_file() and file.name not in there:
+                self._client.log_artifact(run_id, str(file), place)
+
+    def _artifacts_in(self, run_id: str, place: str) -> set[str]:
+        if (run_id, place) not in self._listed:
+            self._listed[run_id, place] = {Path(a.path).name for a in self._client.list_artifacts(run_id, place)}
+        return self._listed[run_id, place]
 
     @cached_property
     def _client(self) -> Any:
@@ -180,4 +191,5 @@ def _run_name(run_dir: Path) -> str:
     if own is None or len(points) < 2:
         return run_dir.name
     apart = sorted(o.partition("=") for o in own if not all(o in p["overrides"] for p in points))
-    return ",".join(value if "." not in key else f"{key}={value}" for key, _, value in apart)
+    plain = ("engine.candidate",)  # its value says enough
+    return ",".join(v.strip("'\"") if "." not in k or k in plain else f"{k}={v}" for k, _, v in apart)

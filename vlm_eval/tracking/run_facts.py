@@ -58,11 +58,12 @@ def log_facts(client: Any, run_id: str, cfg: DictConfig, folder: RunFolder, tags
         client.delete_tag(run_id, name)
     summary = folder.summary()
     # MLflow forgets no metric: of another judge's numbers those that the new main judge has not become nan.
-    gone = {n: math.nan for n, v in known.metrics.items() if n.startswith("judge") and n not in summary and v == v}
-    new = {n: v for n, v in (summary | gone).items() if known.metrics.get(n) != v}
+    logged = {n: v for n, v in known.metrics.items() if not math.isnan(v)}
+    gone = {n: math.nan for n in logged if n.startswith("judge") and n not in summary}
+    new = {n: v for n, v in (summary | gone).items() if logged.get(n) != v}
     metrics = [Metric(name, float(value), at, 0) for name, value in new.items()]
-    samples = folder.read("system")[int(known.tags.get(RECORDED, 0)) :]
     begun = int(known.tags.get(RECORDED, 0))
+    samples = folder.read("system")[begun:]
     for step, sample in enumerate(samples, start=begun):
         metrics += [Metric(n, v, int(1000 * sample.time_s), step) for n, v in system_metrics(sample).items()]
     params = [Param(n, storable(str(v))[:PARAM_LIMIT]) for n, v in inputs(cfg).items() if n not in known.params]
@@ -97,12 +98,12 @@ def dataset_of(cfg: DictConfig, folder: RunFolder) -> Optional[Any]:
     items, digest = folder.read("items"), data_sha256(folder)
     if not items:
         return None
-    root = folder.provenance().get("data_root", cfg.task.data.root)
+    root = folder.data_root(cfg.task.data.root)
     profile = {"num_rows": len(items), "screenshots": len({i.cluster for i in items})}
     columns = [{"type": "string", "name": n, "required": n in ("item_id", "image")} for n in ITEM_COLUMNS]
     return DatasetInput(
         Dataset(
-            name=Path(root).name,
+            name=root.name,
             digest=digest[:36],  # as much as MLflow keeps
             source_type="local",
             source=json.dumps({"uri": str(root)}),

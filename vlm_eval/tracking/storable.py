@@ -6,7 +6,7 @@ from typing import Any
 
 
 def storable(thing: Any) -> Any:
-    """Text, or what holds texts, with U+FFFD for half an emoji and for NUL: JSON has them, databases refuse them."""
+    """Text, or what holds texts, with "?" for half an emoji and U+FFFD for NUL: JSON has both, databases neither."""
     if isinstance(thing, str):
         return thing.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
     if isinstance(thing, dict):
