@@ -24,7 +24,6 @@ MODEL_KEYS = ("model", "model.name", "model.path", "engine.candidate")
 @dataclass(frozen=True)
 class Point:
     run: Run
-    # Without rows, as before a sweep:
     # Of each scored answer its item, with the picture's hash and the question, and its repeat -> cluster, numerator,
     # denominator: an item that is another thing in another run is not compared.
     rows: Rows = field(default_factory=dict)

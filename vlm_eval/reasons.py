@@ -37,9 +37,17 @@ class Reason(str):
         reason.rule, reason.words = rule, words
         return reason
 
+    def __reduce__(self) -> Any:
+        return _made, (self.rule, self.words)
+
     def say(self, rules: Mapping[str, str], number: Callable[[float], Any] = float) -> str:
         """In the words of `rules`, which has the names of RULES; fractions as `number` formats them."""
         return worded(rules, self.rule, {k: _said(v, rules, number) for k, v in self.words.items()})
+
+
+def _made(rule: str, words: Mapping[str, Any]) -> Reason:
+    """For copy and pickle."""
+    return Reason(rule, **words)
 
 
 def worded(rules: Mapping[str, str], rule: str, words: Mapping[str, Any]) -> str:

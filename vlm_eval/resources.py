@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
-from typing import Callable, Optional, Sequence
+from typing import Any, Callable, Optional
 
 import psutil
 
@@ -17,19 +18,29 @@ SERIES_EVERY_S = 1.0
 
 
 class ResourceWatch:
-    """Context manager: `host_peak_gib` is resident memory of the process tree, `gpu_peak_gib` what it holds on GPUs;
-    `tell` gets a Sample a second.
+    """Context manager: `host_peak_gib` is resident memory of the process tree, `gpu_peak_gib` what it held on GPUs at
+    most; `tell` gets a Sample a second.
 
     vLLM reserves its KV cache ahead, so the GPU peak of two quantisations is alike; weights_gib tells them apart.
     """
 
     def __init__(self, tell: Callable[[Sample], None]) -> None:
         self.host_peak_gib = 0.0
-        self.gpu_peak_gib: Optional[float] = None
-        self.gpu_peak_of: Optional[str] = None  # "processes", or "card" where NVML does not know our processes
-        self._tell = tell
+        self._gpu_peaks: dict[str, float] = {}  # of our "processes", and of the "card" whoever uses it
+        self._tell: Optional[Callable[[Sample], None]] = tell
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def gpu_peak_of(self) -> Optional[str]:
+        """What the GPU's peak is of: "processes", or "card" where NVML never knew our processes, as in a container."""
+        if not self._gpu_peaks:
+            return None
+        return "processes" if self._gpu_peaks["processes"] else "card"
+
+    @property
+    def gpu_peak_gib(self) -> Optional[float]:
+        return self._gpu_peaks[self.gpu_peak_of] if self._gpu_peaks else None
 
     def __enter__(self) -> "ResourceWatch":
         self._nvml = _open_nvml()
@@ -40,12 +51,12 @@ class ResourceWatch:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._sample()
 
     def _watch(self) -> None:
         psutil.cpu_percent()  # counts from this thread's call before, and says 0 the first time
         while not self._stop.wait(EVERY_S):
             self._sample()
+        self._sample()
 
     def _sample(self) -> None:
         resident, pids = 0, set()
@@ -59,16 +70,26 @@ class ResourceWatch:
         self.host_peak_gib = max(self.host_peak_gib, resident / 2**30)
         if self._nvml is not None:
             try:
-                held, self.gpu_peak_of = _on_gpus(self._nvml, pids)
+                used = _on_gpus(self._nvml, pids)
             except self._nvml.NVMLError:  # MIG slices, containers: no figure rather than a wrong one
                 self._nvml = None
             else:
-                self.gpu_peak_gib = max(self.gpu_peak_gib or 0.0, held / 2**30)
+                self._gpu_peaks = {of: max(self._gpu_peaks.get(of, 0.0), n / 2**30) for of, n in used.items()}
         if (now := time.monotonic()) - self._told >= SERIES_EVERY_S:
             self._told = now
-            cards = _cards(self._nvml) if self._nvml is not None else []
-            busy, held = tuple(c[0] for c in cards), tuple(c[1] for c in cards)
-            self._tell(Sample(round(time.time(), 3), psutil.cpu_percent(), round(resident / 2**30, 4), busy, held))
+            self._tell_of(resident)
+
+    def _tell_of(self, resident: int) -> None:
+        if self._tell is None:
+            return
+        cards = _cards(self._nvml) if self._nvml is not None else []
+        busy, held = tuple(c[0] for c in cards), tuple(c[1] for c in cards)
+        sample = Sample(round(time.time(), 3), psutil.cpu_percent(), round(resident / 2**30, 4), busy, held)
+        try:
+            self._tell(sample)
+        except OSError as error:  # a full disk ends the series; the peaks are watched on
+            print(f"no more samples in system.jsonl: {error}", file=sys.stderr)
+            self._tell = None
 
 
 def _open_nvml() -> Optional[object]:
@@ -89,38 +110,37 @@ def _open_nvml() -> Optional[object]:
     return pynvml
 
 
-def _on_gpus(nvml, pids: set[int]) -> tuple[int, str]:
-    """Bytes these processes hold on all GPUs; in a container whose pids NVML does not know, all that is in use on
-    the first visible card."""
+def _on_gpus(nvml, pids: set[int]) -> dict[str, int]:
+    """Bytes in use: by these "processes" on all GPUs, and by anybody on the first visible "card"."""
     held = 0
     for index in range(nvml.nvmlDeviceGetCount()):
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
             if process.pid in pids and process.usedGpuMemory:
                 held += process.usedGpuMemory
-    if held:
-        return held, "processes"
-    return nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(_visible(nvml)[0])).used, "card"
+    return {"processes": held, "card": nvml.nvmlDeviceGetMemoryInfo(_visible(nvml)[0]).used}
 
 
 def _cards(nvml) -> list[tuple[float, float]]:
     """Of each visible card, whoever uses it: how busy it is in percent, and GiB in use. [] where NVML does not say."""
     try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in _visible(nvml)]
         return [
             (
-                float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
-                round(nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**30, 4),
+                float(nvml.nvmlDeviceGetUtilizationRates(card).gpu),
+                round(nvml.nvmlDeviceGetMemoryInfo(card).used / 2**30, 4),
             )
-            for handle in handles
+            for card in _visible(nvml)
         ]
     except nvml.NVMLError:
         return []
 
 
-def _visible(nvml) -> Sequence[int]:
-    """Numbers of the visible cards; of cards named by UUID the first alone."""
+def _visible(nvml) -> list[Any]:
+    """Handles of the cards in CUDA_VISIBLE_DEVICES, which names them by number or by UUID; of all where it is unset."""
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     if not named:
-        return range(nvml.nvmlDeviceGetCount())
-    return [int(name) for name in named if name.isdigit()] or [0]
+        return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    return [
+        nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
+        for name in named
+    ]

@@ -1,0 +1,108 @@
+"""What a run uses while it answers: peaks, and a sample a second; NVML is a stand-in, there is no GPU here."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from vlm_eval import resources
+from vlm_eval.reasons import Reason
+from vlm_eval.resources import ResourceWatch
+
+GIB = 2**30
+
+
+class Nvml:
+    """Two cards; other people's processes hold 60 GiB of the first, ours what `ours` says."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self):
+        self.ours = 0.0
+
+    def nvmlDeviceGetCount(self):
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return f"card{index}"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        return {"GPU-b": "card1"}[uuid]
+
+    def nvmlDeviceGetComputeRunningProcesses(self, card):
+        known = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=int(self.ours * GIB))] if self.ours else []
+        return [SimpleNamespace(pid=1, usedGpuMemory=60 * GIB), *known] if card == "card0" else []
+
+    def nvmlDeviceGetMemoryInfo(self, card):
+        return SimpleNamespace(used=int((60 + self.ours) * GIB) if card == "card0" else GIB)
+
+    def nvmlDeviceGetUtilizationRates(self, card):
+        return SimpleNamespace(gpu=70 if card == "card0" else 5)
+
+
+@pytest.fixture
+def nvml(monkeypatch) -> Nvml:
+    stand_in = Nvml()
+    monkeypatch.setattr(resources, "_open_nvml", lambda: stand_in)
+    monkeypatch.setattr(resources, "SERIES_EVERY_S", 0.2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return stand_in
+
+
+def watched(seconds: float = 0.5, then=lambda: None, tell=None) -> tuple[ResourceWatch, list]:
+    samples = []
+    with ResourceWatch(tell or samples.append) as used:
+        time.sleep(seconds / 2)
+        then()
+        time.sleep(seconds / 2)
+    return used, samples
+
+
+def test_the_peak_is_of_our_processes_and_not_of_the_card_before_they_allocate(nvml):
+    used, _ = watched(then=lambda: setattr(nvml, "ours", 5.0))
+    assert (used.gpu_peak_of, used.gpu_peak_gib) == ("processes", 5.0)
+
+
+def test_where_nvml_does_not_know_our_processes_it_is_the_cards(nvml):
+    used, _ = watched()
+    assert (used.gpu_peak_of, used.gpu_peak_gib) == ("card", 60.0)
+
+
+def test_samples_have_all_visible_cards(nvml, monkeypatch):
+    _, samples = watched()
+    assert samples and all(s.gpu_percent == (70.0, 5.0) and s.gpu_gib == (60.0, 1.0) for s in samples)
+    assert all(s.host_gib > 0.01 and 0 <= s.cpu_percent <= 100 for s in samples)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
+    _, samples = watched()
+    assert {s.gpu_percent for s in samples} == {(5.0,)}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    _, samples = watched()
+    assert {s.gpu_percent for s in samples} == {(5.0, 70.0)}
+
+
+def test_a_full_disk_ends_the_series_and_not_the_watch(nvml, capsys):
+    def full(sample):
+        raise OSError(28, "No space left on device")
+
+    held = []
+    used, _ = watched(1.0, then=lambda: held.append(bytearray(300 * 2**20)), tell=full)
+    assert used.host_peak_gib > 0.3
+    assert capsys.readouterr().err.count("no more samples in system.jsonl") == 1
+
+
+def test_without_a_gpu_there_is_no_gpu_peak(monkeypatch):
+    monkeypatch.setattr(resources, "_open_nvml", lambda: None)
+    used, _ = watched(0.2)
+    assert used.gpu_peak_gib is None and used.gpu_peak_of is None and used.host_peak_gib > 0.01
+
+
+def test_a_reason_can_be_copied():
+    why = Reason("may_be_worse", worse=0.1, margin=0.05)
+    for copied in (copy.deepcopy(why), pickle.loads(pickle.dumps(why))):
+        assert copied == why and (copied.rule, copied.words) == (why.rule, why.words)
