@@ -121,6 +121,17 @@ def faults(point: Point, baseline: Optional[Point], found: Optional[Comparison],
         reasons.append(_too_few(found.clusters))
     elif not (worse := found.high if limits.lower_is_better else -found.low) < limits.margin:
         reasons.append(Reason("may_be_worse", worse=worse, margin=limits.margin))
+    reasons += over_limits(point, limits)
+    shares = (("fail_more", point.failed, baseline.failed), ("score_less", point.unscored, baseline.unscored))
+    for rule, ours, theirs in shares:
+        if ours > theirs + limits.max_failed_rise + 1e-9:
+            reasons.append(Reason(rule, ours=ours, theirs=theirs))
+    return reasons
+
+
+def over_limits(point: Point, limits: Limits) -> list[Reason]:
+    """Which limits of time and memory it is not shown to keep, whatever it is compared with."""
+    reasons = []
     memory, p95 = memory_name(point), "tech/latency_s_p95"
     for limit, name, unit in ((limits.max_latency_p95, p95, "s"), (limits.max_gib, memory, "GiB")):
         value = point.run.summary.get(name)
@@ -128,10 +139,6 @@ def faults(point: Point, baseline: Optional[Point], found: Optional[Comparison],
             reasons.append(Reason("no_p95" if name == p95 else "not_measured", name=name))
         elif limit is not None and value > limit:
             reasons.append(Reason("over_limit", name=name, value=value, unit=unit, limit=limit))
-    shares = (("fail_more", point.failed, baseline.failed), ("score_less", point.unscored, baseline.unscored))
-    for rule, ours, theirs in shares:
-        if ours > theirs + limits.max_failed_rise + 1e-9:
-            reasons.append(Reason(rule, ours=ours, theirs=theirs))
     return reasons
 
 

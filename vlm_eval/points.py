@@ -21,6 +21,10 @@ Spec = dict[str, str]  # {"quant": "bf16"}
 MODEL_KEYS = ("model", "model.name", "model.path", "engine.candidate")
 
 
+class SeveralBaselines(BadInput):
+    """More than one run is what was named as the baseline."""
+
+
 @dataclass(frozen=True)
 class Point:
     run: Run
@@ -63,7 +67,8 @@ def baseline_of(point: Point, points: Sequence[Point], wanted: Spec, option: str
     if len(found) != 1:
         of = " and ".join(f"{key} {point.get(key)}" for key in alike)
         which = f"{len(found)} runs match, add a KEY=VALUE that tells them apart" if found else "no run matches"
-        raise BadInput(f"{option}{text_of(wanted)}: {which}, among those of {of}")
+        kind = SeveralBaselines if found else BadInput
+        raise kind(f"{option}{text_of(wanted)}: {which}, among those of {of}")
     return found[0]
 
 

@@ -133,10 +133,10 @@ def close(folder: Path, sweep: dict[str, Any], tracker: Any, program: str = "vlm
 
 def _write_report(folder: Path, program: str) -> list[str]:
     """Where the report is; one that cannot be made is said and costs nothing else."""
-    from vlm_eval.report.write import write_report  # here: a config error need not wait for it
+    from vlm_eval.report.write import remake_report  # here: a config error need not wait for it
 
     try:
-        return [f"Report: {write_report(folder)}/index.html"]
+        return [f"Report: {remake_report(folder)}/index.html"]
     except Exception as error:
         print(f"{program}: no report: {one_line(error)}; vlm-eval-report {folder} tries again", file=sys.stderr)
         return []

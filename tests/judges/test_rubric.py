@@ -74,7 +74,7 @@ def test_the_rationale_lists_what_was_found_missed_and_invented():
         "выдумано 1 из 1: «99 777 ₽».",
         "Ответ B — 10; найдено фактов 4 из 4: «Платёж не выполнен», «20 588 ₽», «30.12.2022», «E-1047»; "
         "выдумано 0 из 3: —.",
-        "Выдумано то, чего нет ни на экране, ни в вопросе.",
+        "Выдуманным считается то, чего нет ни на экране, ни в вопросе.",
     ]
     [(_, _, english)] = judged(HALF, language="en", facts=FACTS, screen_text=SCREEN)
     assert english.startswith("Answer A: 6; facts found 2 of 4: ") and not re.search("найдено|Ответ", english)

@@ -100,7 +100,7 @@ def test_all_plots_of_a_sweep_with_all_numbers(tmp_path, language, items):
         whiskers = "Усы: 95 % интервал" if language == "ru" else "Whiskers: 95 % interval"
         assert (whiskers in plot.caption) == (plot.name in WITH_INTERVALS)
     assert sum(p.svg.stat().st_size for p in plots) < 1_500_000
-    russian = plots[1].title == "Оценка ответа к оценке эталона"
+    russian = plots[1].title == "Оценка ответа относительно оценки эталона"
     assert russian == (language == "ru")
 
 

@@ -177,8 +177,12 @@ def test_holm_decides_what_is_shown():
     many = {**runs, **{f"r{n}": one_each(base + np.roll([0.4, -0.4] * 4, n)) for n in range(5)}}
     among = compare_all(many, "base")["slight"]
     assert among.p == alone.p and among.p_holm > 0.05
-    assert among.shown == "none" and "no difference shown" in among.sentence()
-    assert f"one of {among.detectable:.2g} would have been" in among.sentence()
+    # Alone it would be shown, so what size would have been is no news: the number of comparisons is the reason.
+    assert among.shown == "none" and among.lost_to_holm and not alone.lost_to_holm
+    assert among.sentence().startswith(
+        f"no difference shown among so many comparisons (p {among.p_holm:.2g} by Holm): "
+    )
+    assert "+0.375 (95 % +0." in among.sentence() and "would have been" not in among.sentence()
 
 
 def test_equivalent_only_inside_the_stated_margin(two):
@@ -187,6 +191,10 @@ def test_equivalent_only_inside_the_stated_margin(two):
     assert compare(one_each(near), one_each(base)).equivalent is None
     assert compare(one_each(near), one_each(base), margin=0.05).sentence().startswith("equivalent within 0.05: ")
     assert compare(one_each(near), one_each(base), margin=1e-4).equivalent is False
+    # By the whole 95 % interval, as the gate: a margin just inside its end is not enough, one just outside is.
+    found = compare(one_each(near), one_each(base))
+    assert compare(one_each(near), one_each(base), margin=found.high * 1.001).equivalent is True
+    assert compare(one_each(near), one_each(base), margin=found.high * 0.999).equivalent is False
     both = compare(one_each(near + 0.02), one_each(base), margin=0.05)  # different, and by too little to matter
     assert both.sentence().startswith("equivalent within 0.05, yet higher: ")
     with pytest.raises(ValueError, match="margin=0"):

@@ -2,7 +2,8 @@
 
     vlm-eval-report SWEEP_DIR [--language en] [--baseline quant=bf16] [--margin 0.05]
 
-It is also made at the end of each sweep, in SWEEP_DIR/report. Exit code 0, or 2 for bad input.
+It is also made at the end of each sweep and of vlm-eval-judge, in SWEEP_DIR/report, with the options that were given
+here last. Exit code 0, or 2 for bad input.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from vlm_eval.errors import BadInput
-
-DEFAULT_MARGIN = 0.05
+from vlm_eval.errors import BadInput, one_line
 
 
 def main() -> int:
@@ -23,36 +22,42 @@ def main() -> int:
     )
     add = parser.add_argument
     add("sweep_dir", type=Path)
-    add("--language", choices=("ru", "en"), default="ru")
+    add("--language", choices=("ru", "en"), help="default: ru")
     add("--out", type=Path, help="default: SWEEP_DIR/report")
     add("--baseline", metavar="KEY=VALUE[,KEY=VALUE]", help="default: the sweep's statistics.baseline, else quant=bf16")
-    add("--margin", type=_positive, help="a loss that would not matter; default: the sweep's, else 0.05")
+    add("--margin", type=_share, help="a loss that would not matter, as a ratio; default: the sweep's, else 0.05")
     add("--max-latency-p95", type=_positive, metavar="SECONDS", help="a limit of the recommendation")
     add("--max-gib", type=_positive, metavar="GIB", help="a limit of the recommendation: peak memory")
     asked = parser.parse_args()
     began = time.monotonic()
     from vlm_eval.report.write import write_report
 
+    given = {name: value for name, value in vars(asked).items() if name not in ("sweep_dir", "out")}
     try:
-        out = write_report(
-            asked.sweep_dir,
-            asked.out,
-            asked.language,
-            asked.baseline,
-            asked.margin,
-            asked.max_latency_p95,
-            asked.max_gib,
-        )
+        out = write_report(asked.sweep_dir, asked.out, **given)
     except BadInput as error:
         print(f"vlm-eval-report: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # --out is a file, or a folder that cannot be written
+        print(f"vlm-eval-report: cannot be written: {one_line(error)}", file=sys.stderr)
         return 2
     print(f"{out}/index.html, report.md, plots and three workbooks beside it ({time.monotonic() - began:.1f} s)")
     return 0
 
 
 def _positive(text: str) -> float:
-    if not (number := float(text)) > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    if not (number := _positive(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no ratio such as 0.05, which stands for 5 points")
     return number
 
 

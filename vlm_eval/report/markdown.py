@@ -17,7 +17,8 @@ def write_markdown(
 ) -> Path:
     say = text.all["page"]
     lines = [f"# {say['title']}: {_plain(data.sweep['sweep_id'])}", ""]
-    lines += [f"**{_plain(verdicts.recommendation)}**", ""] if verdicts.recommendation else []
+    for line in verdicts.recommendations:
+        lines += [f"**{_plain(line)}**", ""]
     lines += [f"- {_plain(line)}" for line in verdicts.sentences] + [""]
     if notes:
         lines += [f"## {say['notes']}", "", *(f"- {_plain(note)}" for note in notes), ""]
@@ -42,12 +43,7 @@ def _cells(c: Candidate, names: Sequence[str], text: Texts) -> list[str]:
 
 
 def _number(c: Candidate, name: str, text: Texts) -> str:
-    if name not in c.summary:
-        return ""
-    digits = 0 if name == "tech/output_tokens_per_s" else 3
-    ends = [c.summary.get(f"{name}_ci_{end}") for end in ("low", "high")]
-    interval = "" if None in ends else f" [{'; '.join(text.number(e, digits) for e in ends)}]"
-    return text.number(c.summary[name], digits) + interval
+    return " ".join(filter(None, text.with_interval(c.summary, name))) if name in c.summary else ""
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -18,11 +18,11 @@ from vlm_eval.report.screenshots import Shown, place
 from vlm_eval.report.texts import Texts
 from vlm_eval.report.verdicts import Verdicts, quality_of
 from vlm_eval.rows import Item, Judgement
+from vlm_eval.statistics.by_answer import FULL_MARKS
 
 HERE = Path(__file__).parent
 INLINE_BYTES = 7_000_000  # of screenshots and answers
 ITEMS_A_PART = 100
-FULL_MARKS = 10.0
 
 
 def write_page(
@@ -60,6 +60,7 @@ def write_page(
         rows=_json(_runs(data, text)),
         columns=_json(_columns(data, text)),
         entries=_json(entries),
+        items_a_part=ITEMS_A_PART,
         parts=texts if inline else [],
         pictures=_json({p: _data_uri(out / p, "image/jpeg") for p in pictures} if inline else {}),
         labels=_json(data.labels),
@@ -76,24 +77,15 @@ def write_page(
 
 def _columns(data: SweepData, text: Texts) -> list[dict[str, Any]]:
     shown = [name for name in HEADLINES if any(name in c.summary for c in data.candidates)]
-    return [{"name": name, "title": text.metric(name), "digits": _digits(name)} for name in shown]
-
-
-def _digits(name: str) -> int:
-    return {"tech/output_tokens_per_s": 0, "tech/weights_gib": 4, "tech/host_peak_gib": 2, "tech/gpu_peak_gib": 2}.get(
-        name, 3
-    )
+    return [{"name": name, "title": text.metric(name)} for name in shown]
 
 
 def _runs(data: SweepData, text: Texts) -> list[dict[str, Any]]:
-    """A row a run, ok or not: its numbers as [value, low, high]."""
+    """A row a run, ok or not: each of its numbers with its words, which are those of report.md."""
     rows = []
     for c in data.candidates:
-        numbers = {
-            name: [c.summary[name], c.summary.get(f"{name}_ci_low"), c.summary.get(f"{name}_ci_high")]
-            for name in HEADLINES
-            if name in c.summary
-        }
+        # [value to sort by, its words, its interval's words or None]
+        numbers = {n: [c.summary[n], *text.with_interval(c.summary, n)] for n in HEADLINES if n in c.summary}
         rows.append(
             {"candidate": c.label, "task": text.task(c.task), "state": c.run.state, "error": c.run.error, **numbers}
         )
@@ -115,7 +107,6 @@ def _entry(data: SweepData, task: str, item: Item, files: dict[Shown, str], qual
         for key in mine:
             answers.append(_answer(c, key))
             errors = errors or c.answers[key].error is not None or any(j["error"] for j in answers[-1]["judgements"])
-    errors = errors or any(not c.ok for c in data.of(task))
     return {
         "item": item.item_id,
         "task": task,

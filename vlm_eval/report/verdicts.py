@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Optional, Sequence
 
 from vlm_eval.errors import BadInput
-from vlm_eval.gate import Limits, faults
-from vlm_eval.points import Point, parse_spec, points_of
+from vlm_eval.gate import Limits
+from vlm_eval.points import Point, SeveralBaselines, Spec, baseline_of, parse_spec, points_of
 from vlm_eval.report.data import Candidate, Key, SweepData
+from vlm_eval.report.recommendation import faults_of, recommend
 from vlm_eval.report.texts import Texts
 from vlm_eval.sweep_statistics import Pair, against_baseline
 
@@ -29,7 +30,7 @@ class Verdicts:
     pairs: list[Pair] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)  # the headline, one a pair
     faults: dict[str, list[str]] = field(default_factory=dict)  # label -> why it may not take the baseline's place
-    recommendation: str = ""
+    recommendations: list[str] = field(default_factory=list)  # one a baseline
     notes: list[str] = field(default_factory=list)
 
 
@@ -44,17 +45,30 @@ def decide(data: SweepData, baseline: Optional[str], limits: Limits, text: Texts
         if baseline:
             raise BadInput(f"--baseline {baseline}: no run matches")
         return Verdicts(quality, None, limits, notes=[text("no_baseline", wanted=wanted)])
+    if baseline:
+        _check_alone(points, parse_spec(baseline))
     pairs = against_baseline(points, parse_spec(wanted), limits.margin)
-    by_folder = {c.run.folder: c for c in data.candidates}
-    sentences = [sentence(pair, by_folder, quality, text) for pair in pairs]
-    why = _faults(pairs, by_folder, limits, text)
-    notes = (
-        [text("baseline_taken", wanted=wanted)]
-        if not (baseline or data.sweep.get("statistics", {}).get("baseline"))
-        else []
-    )
-    said = _recommendation(why, pairs, by_folder, limits, text)
-    return Verdicts(quality, wanted, limits, pairs, sentences, why, said, notes)
+    runs = {c.run.folder: c for c in data.candidates}
+    sentences = [sentence(pair, runs, quality, text) for pair in pairs]
+    given = baseline or data.sweep.get("statistics", {}).get("baseline")
+    notes = [] if given else [text("baseline_taken", wanted=wanted)]
+    notes += [] if pairs else [text("baseline_alone")]
+    why = faults_of(pairs, runs, limits)
+    said = recommend(why, pairs, runs, limits, text)
+    notes += [text("models_apart")] if len(said) > 1 else []
+    reasons = {label: [f"{text.task(task)}: {text.reason(r)}" for task, r in found] for label, found in why.items()}
+    return Verdicts(quality, wanted, limits, pairs, sentences, reasons, said, notes)
+
+
+def _check_alone(points: Sequence[Point], wanted: Spec) -> None:
+    """BadInput where a run would have two baselines."""
+    for point in (p for p in points if not p.matches(wanted)):
+        try:
+            baseline_of(point, points, wanted, "--baseline ")
+        except SeveralBaselines:
+            raise
+        except BadInput:  # it has none, which its sentence says
+            pass
 
 
 def quality_of(c: Candidate, key: Key, quality: Optional[str]) -> Optional[float]:
@@ -70,7 +84,7 @@ def quality_of(c: Candidate, key: Key, quality: Optional[str]) -> Optional[float
 
 
 def sentence(pair: Pair, runs: dict[str, Candidate], quality: str, text: Texts) -> str:
-    """One candidate against its baseline, and no more than may be said of it."""
+    """One candidate against its baseline, and no more than may be said of it. Differences are in hundredths."""
     candidate = runs[pair.point.run.folder]
     words = {"candidate": candidate.label, "task": text.task(candidate.task), "quality": text.metric(quality)}
     if pair.found is None:
@@ -79,69 +93,26 @@ def sentence(pair: Pair, runs: dict[str, Candidate], quality: str, text: Texts) 
     words["baseline"] = baseline.label
     memory = _share(candidate, baseline)
     words["memory"] = text("at_memory", share=text.percent(memory)) if memory else ""
+    words["difference"] = text.signed_points(found.difference)
     if found.low is None:
-        return text("too_few", clusters=found.clusters, difference=text.signed(found.difference), **words)
+        return text("too_few", clusters=found.clusters, **words)
     if found.low == found.high == 0:
-        return text("same_everywhere", clusters=found.clusters, **words)
+        bound = text.percent(1 - 0.05 ** (1 / found.clusters))  # exact binomial, none seen in so many
+        return text("same_everywhere", clusters=found.clusters, bound=bound, **words)
+    words |= {"low": text.signed_points(found.low), "high": text.signed_points(found.high)}
+    if found.lost_to_holm and not found.equivalent:
+        return text("lost_to_holm", p=text.number(found.p_holm, 2), **words)
     if found.shown == "none" and not found.equivalent:
-        keeps = text("no_difference", seen=text.points(found.detectable), **words)
-    elif found.ratio is None:
-        keeps = text(
-            "differs",
-            difference=text.signed(found.difference),
-            low=text.signed(found.low),
-            high=text.signed(found.high),
-            **words,
-        )
+        return text("no_difference", seen=text.points(found.detectable), **words)
+    if found.ratio is None:
+        said = text("differs", **words)
     else:
-        keeps = text(
-            "keeps",
-            share=text.percent(found.ratio),
-            low=text.number(100 * found.ratio_low, 0),
-            high=text.number(100 * found.ratio_high, 0),
-            **words,
-        )
-    return keeps + (text("equivalent", margin=text.points(found.margin)) if found.equivalent else "")
+        words |= {"low": text.number(100 * found.ratio_low, 0), "high": text.number(100 * found.ratio_high, 0)}
+        said = text("keeps", share=text.percent(found.ratio), **words)
+    return said + (text("equivalent", margin=text.points(found.margin)) if found.equivalent else "")
 
 
 def _share(candidate: Candidate, baseline: Candidate) -> Optional[float]:
     """The candidate's weights over the baseline's, in bytes."""
     ours, theirs = (c.summary.get("tech/weights_gib") for c in (candidate, baseline))
     return ours / theirs if ours and theirs else None
-
-
-def _faults(pairs: Sequence[Pair], runs: dict[str, Candidate], limits: Limits, text: Texts) -> dict[str, list[str]]:
-    """label -> the gate's reasons over all tasks; empty where it may take the baseline's place in all of them."""
-    why: dict[str, list[str]] = {}
-    for pair in pairs:
-        candidate = runs[pair.point.run.folder]
-        found = faults(pair.point, pair.baseline, pair.found, limits)
-        why.setdefault(candidate.label, []).extend(f"{text.task(candidate.task)}: {text.reason(r)}" for r in found)
-    return why
-
-
-def _recommendation(
-    why: dict[str, list[str]], pairs: Sequence[Pair], runs: dict[str, Candidate], limits: Limits, text: Texts
-) -> str:
-    """Of those that pass in all tasks the one with the smallest weights; the limits are said with it."""
-    stated = [text("limit_margin", margin=text.points(limits.margin))]
-    stated += [text("limit_p95", seconds=text.number(limits.max_latency_p95, 2))] if limits.max_latency_p95 else []
-    stated += [text("limit_gib", gib=text.number(limits.max_gib, 1))] if limits.max_gib else []
-    limit = "; ".join(stated)
-    sizes = {
-        runs[p.point.run.folder].label: _size(p.point)
-        for p in pairs
-        if not why[runs[p.point.run.folder].label] and _size(p.point) is not None
-    }
-    if not sizes:
-        passing = [label for label, reasons in why.items() if not reasons]
-        return (
-            text("recommend_unsized", candidates=", ".join(passing), limit=limit)
-            if passing
-            else text("recommend_none", limit=limit)
-        )
-    return text("recommend", candidate=min(sizes, key=sizes.__getitem__), limit=limit)
-
-
-def _size(point: Point) -> Optional[float]:
-    return point.run.summary.get("tech/weights_gib")

@@ -130,7 +130,7 @@ def _write_answers(
         about = {"task": text.task(c.task), "candidate": c.label, "state": c.run.state}
         if not c.answers:
             sheet.row(about | {"error": c.run.error or c.run.state})
-        for key in c.answers:
+        for key in sorted(c.answers):  # by item and repeat, as of every candidate
             item = c.items[key[0]]
             asked = {"item": item.item_id, "repeat": key[1], "screenshot": item.image, "device": item.device}
             row = about | asked | {"question": item.question} | columns_of(c, key)

@@ -61,8 +61,14 @@ class Comparison:
 
     @property
     def equivalent(self) -> Optional[bool]:
-        """Whether the true difference is shown to lie within the margin; None without a margin or a test."""
-        return None if self.p_equivalent is None else self.p_equivalent < 1 - LEVEL
+        """Whether the whole 95 % interval lies within the margin, by which the gate decides too: two one-sided tests at
+        2.5 %. None without a margin or a test."""
+        return None if self.p_equivalent is None else self.p_equivalent < (1 - LEVEL) / 2
+
+    @property
+    def lost_to_holm(self) -> bool:
+        """Whether it would be shown if it were the only comparison."""
+        return self.shown == "none" and self.p < 1 - LEVEL
 
     def sentence(self) -> str:
         """What may be said of it, and no more."""
@@ -74,6 +80,8 @@ class Comparison:
         if self.equivalent:
             also = "" if self.shown == "none" else f", yet {self.shown}"
             return f"equivalent within {self.margin:g}{also}: {interval}"
+        if self.lost_to_holm:
+            return f"no difference shown among so many comparisons (p {self.p_holm:.2g} by Holm): {interval}"
         if self.shown == "none":
             return f"no difference shown: {interval}; one of {self.detectable:.2g} would have been with 80 % power"
         return f"{self.shown}: {interval}"

@@ -10,12 +10,12 @@ function make(tag, text, className) {
 const written = (value, digits) => value.toLocaleString(document.documentElement.lang,
   {minimumFractionDigits: digits, maximumFractionDigits: digits});
 const byValue = (a, b) => (a ? a[0] : -Infinity) - (b ? b[0] : -Infinity);
-function number(cell, {digits}) {
+// [value to sort by, its words, its interval's words]: rounded once, in Python, as in report.md.
+function number(cell) {
   const value = cell.getValue(), box = make("span");
   if (!value) return box;
-  box.append(written(value[0], digits));
-  if (value[1] !== null && value[1] !== undefined)
-    box.append(" ", make("span", `[${written(value[1], digits)}; ${written(value[2], digits)}]`, "interval"));
+  box.append(value[1]);
+  if (value[2]) box.append(" ", make("span", value[2], "interval"));
   return box;
 }
 // Tabulator sorts by click alone; Enter on a header does the same.
@@ -39,7 +39,7 @@ const runs = new Tabulator("#runs", {
       return make("span", row.state + (row.error ? `: ${row.error}` : ""), row.state === "ok" ? "" : "failed");
     }},
     ...DATA.columns.map((c) => ({title: c.title, field: c.name, sorter: byValue, hozAlign: "right",
-                                 formatter: number, formatterParams: {digits: c.digits}})),
+                                 formatter: number})),
   ], nestedFieldSeparator: false,
 });
 keyboardSort(runs, "#runs");
@@ -159,8 +159,9 @@ function one(answer, repeated) {
     if (answer[kind].length) box.append(make("div", `${W[kind]}: ${answer[kind].join("; ")}`, "facts"));
   for (const j of answer.judgements) {
     const judged = make("div", null, "judgement");
-    const scores = j.error ? j.status : `${j.score}${j.reference === null ? "" : ` / ${j.reference}`}`;
-    judged.append(make("b", `${j.judge}, ${W.order} ${j.order}: ${scores}`));
+    const scores = j.error ? j.status
+      : `${W.score} ${j.score}` + (j.reference === null || j.order === "single" ? "" : `, ${W.reference_score} ${j.reference}`);
+    judged.append(make("b", `${j.judge}, ${W[`order_${j.order}`] || j.order}: ${scores}`));
     if (j.error) judged.append(make("div", j.error, "error"));
     if (j.rationale) judged.append(make("div", j.rationale));
     box.append(judged);
