@@ -97,15 +97,15 @@ def test_an_item_without_facts_has_no_agreement_of_facts():
 
 
 def test_the_interval_is_by_screenshot():
-    """Four questions about each of six screenshots: six values, not twenty-four."""
-    items = {f"{c}#{q}": Item(f"{c}#{q}", str(c), "x") for c in range(6) for q in range(4)}
+    """Three questions about each of eight screenshots: eight values, not twenty-four."""
+    items = {f"{c}#{q}": Item(f"{c}#{q}", str(c), "x") for c in range(8) for q in range(3)}
     rows = [
         Answer(i, k, item.cluster, "да" if k == 0 or int(item.cluster) % 2 else "нет")
         for i, item in items.items()
         for k in range(2)
     ]
     summary = summarised(Consistency(ConsistencyConfig()), Answered(items, rows, [], {}))
-    half = 2.5706 * statistics.stdev([0, 1, 0, 1, 0, 1]) / 6**0.5
+    half = 2.3646 * statistics.stdev([0, 1] * 4) / 8**0.5
     assert summary["consistency/exact_rate"] == 0.5 and summary["consistency/exact_rate_n"] == 24
     assert summary["consistency/exact_rate_ci_high"] == pytest.approx(0.5 + half, rel=1e-4)
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from scipy.stats import t
+from scipy.stats import binomtest, t
 
-from vlm_eval.statistics.intervals import mean_interval, named_mean, ratio_interval, why_no_interval
+from vlm_eval.statistics.intervals import mean_interval, named_mean, named_share, ratio_interval, why_no_interval
 
 
 def by_hand(clusters, values, level=0.95):
@@ -116,3 +116,24 @@ def test_under_five_clusters_there_is_no_interval(count):
 def test_names_in_the_summary():
     assert named_mean("x", [(str(i), 1.0) for i in range(5)]) == {"x": 1.0, "x_n": 5, "x_ci_low": 1.0, "x_ci_high": 1.0}
     assert named_mean("x", []) == {} and mean_interval(iter(())) is None
+
+
+def test_a_share_stays_between_0_and_1():
+    nearly_all = [(str(n), float(n != 0)) for n in range(10)]
+    mean, share = named_mean("x", nearly_all), named_share("x", nearly_all)
+    assert mean["x_ci_high"] > 1 and share["x_ci_high"] == 1.0
+    assert share["x_ci_low"] == mean["x_ci_low"] and share["x"] == mean["x"] and share["x_n"] == 10
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_of_no_failure_in_twelve_screenshots_it_does_not_follow_that_there_is_never_one(value):
+    """Two answers a screenshot: the exact interval takes the twelve for trials, not the twenty-four."""
+    found = named_share("x", [(str(n), value) for n in range(12) for _ in range(2)])
+    low, high = binomtest(int(12 * value), 12).proportion_ci(0.95, "exact")
+    assert (found["x_ci_low"], found["x_ci_high"]) == (pytest.approx(low), pytest.approx(high))
+    assert named_share("x", [(str(n), value) for n in range(4)]) == {"x": value, "x_n": 4}  # as of any mean
+
+
+def test_shares_that_are_all_alike_between_have_the_interval_of_a_mean():
+    assert named_share("x", [(str(n), 0.5) for n in range(6)]) == named_mean("x", [(str(n), 0.5) for n in range(6)])
+    assert named_share("x", []) == {}

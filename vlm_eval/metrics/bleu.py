@@ -11,7 +11,7 @@ from typing import Sequence
 
 from vlm_eval.metrics.base import Answered, Columns, Key, PlainMetric, column, score_pairs
 from vlm_eval.rows import Score
-from vlm_eval.statistics.intervals import named_mean
+from vlm_eval.statistics.intervals import named_share
 
 SETTINGS = {"tokenize": "intl", "effective_order": True}  # short answers have no 4-grams
 
@@ -50,7 +50,7 @@ class Bleu(PlainMetric):
         return {"signature": str(BLEU(**SETTINGS, references=[["-"]]).get_signature())}
 
     def summarise(self, data: Answered, scores: Sequence[Score]) -> dict[str, float]:
-        summary = named_mean("bleu/mean", column(scores, data, "bleu"))
+        summary = named_share("bleu/mean", column(scores, data, "bleu"))
         return summary | self._corpus(data, scores) if summary else {}
 
     def _corpus(self, data: Answered, scores: Sequence[Score]) -> dict[str, float]:

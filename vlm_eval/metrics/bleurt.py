@@ -18,7 +18,7 @@ from vlm_eval.errors import BadInput
 from vlm_eval.metrics import text_checkpoints
 from vlm_eval.metrics.base import Answered, Columns, Key, column, score_pairs
 from vlm_eval.rows import Score
-from vlm_eval.statistics.intervals import named_mean
+from vlm_eval.statistics.intervals import named_mean, named_share
 
 NEEDS = ("config.json", "*.safetensors|pytorch_model*.bin", "spm.model|vocab.txt")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -76,7 +76,7 @@ class Bleurt:
     def summarise(self, data: Answered, scores: Sequence[Score]) -> dict[str, float]:
         return {
             **named_mean("bleurt/mean", column(scores, data, "bleurt")),
-            **named_mean("bleurt/truncated_rate", column(scores, data, "bleurt_truncated")),
+            **named_share("bleurt/truncated_rate", column(scores, data, "bleurt_truncated")),
         }
 
 

@@ -7,7 +7,7 @@ from typing import Sequence
 
 from vlm_eval.metrics.base import Answered, Columns, Key, PlainMetric, column, score_pairs
 from vlm_eval.rows import Score
-from vlm_eval.statistics.intervals import named_mean
+from vlm_eval.statistics.intervals import named_share
 
 
 @dataclass
@@ -41,4 +41,4 @@ class Chrf(PlainMetric):
         return {"signature": str(CHRF(references=[["-"]]).get_signature())}
 
     def summarise(self, data: Answered, scores: Sequence[Score]) -> dict[str, float]:
-        return named_mean("chrf/mean", column(scores, data, "chrf"))
+        return named_share("chrf/mean", column(scores, data, "chrf"))

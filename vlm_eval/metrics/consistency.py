@@ -13,7 +13,7 @@ from vlm_eval.metrics.facts import found_facts
 from vlm_eval.metrics.rouge import overlap_f
 from vlm_eval.metrics.russian import words
 from vlm_eval.rows import Answer, Item, Score
-from vlm_eval.statistics.intervals import named_mean
+from vlm_eval.statistics.intervals import named_mean, named_share
 
 
 @dataclass
@@ -61,10 +61,10 @@ class Consistency(PlainMetric):
         spread = [(item.cluster, statistics.stdev(map(len, texts))) for item, texts in compared]
         agreement = [(item.cluster, _facts_agreement(item, texts)) for item, texts in compared if item.facts]
         return {
-            **named_mean("consistency/exact_rate", _item_means("same_answers", data, scores)),
-            **named_mean("consistency/rouge1_f_mean", _item_means("pairwise_rouge1_f", data, scores)),
+            **named_share("consistency/exact_rate", _item_means("same_answers", data, scores)),
+            **named_share("consistency/rouge1_f_mean", _item_means("pairwise_rouge1_f", data, scores)),
             **named_mean("consistency/length_chars_sd_mean", spread),
-            **named_mean("consistency/facts_agreement", agreement),
+            **named_share("consistency/facts_agreement", agreement),
         }
 
 

@@ -14,7 +14,7 @@ from vlm_eval.metrics.claims import Claim, claims
 from vlm_eval.metrics.phrases import Token, Word, is_said, sentences, tokens
 from vlm_eval.metrics.quantities import Date, Quantity
 from vlm_eval.rows import Item, Score
-from vlm_eval.statistics.intervals import named_mean
+from vlm_eval.statistics.intervals import named_share
 
 
 @dataclass
@@ -55,10 +55,10 @@ class Facts(PlainMetric):
         invented = [(c, float(bool(found))) for c, found in column(scores, data, "facts_inventions")]
         silent = [(c, float(count == 0)) for c, count in column(scores, data, "facts_claims")]
         return {
-            **named_mean("facts/recall_mean", column(scores, data, "facts_recall")),
-            **named_mean("facts/precision_mean", column(scores, data, "facts_precision")),
-            **named_mean("facts/invented_rate", invented),
-            **named_mean("facts/no_claims_rate", silent),
+            **named_share("facts/recall_mean", column(scores, data, "facts_recall")),
+            **named_share("facts/precision_mean", column(scores, data, "facts_precision")),
+            **named_share("facts/invented_rate", invented),
+            **named_share("facts/no_claims_rate", silent),
         }
 
 

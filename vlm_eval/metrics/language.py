@@ -18,7 +18,7 @@ from vlm_eval.metrics.base import Answered, Columns, Key, column, score_texts
 from vlm_eval.metrics.refusals import is_refusal
 from vlm_eval.metrics.russian import normalise, stem
 from vlm_eval.rows import Score
-from vlm_eval.statistics.intervals import named_mean, named_ratio
+from vlm_eval.statistics.intervals import named_ratio, named_share
 
 WORD = re.compile(r"(?:[^\W_][\u0300-\u036f\u00ad]*)+")  # letters and digits, with the accents that stand on them
 
@@ -102,11 +102,11 @@ class Language:
         per_words = [(cluster, 100 * errors, words) for (cluster, errors), (_, words) in pairs]
         summary |= named_ratio("language/grammar_errors_per_100_words", per_words)
         summary["language/foreign_letters_sum"] = sum(s.values["foreign_letters"] for s in scored)
-        summary |= named_mean("language/latin_share_mean", column(scored, data, "latin_share"))
+        summary |= named_share("language/latin_share_mean", column(scored, data, "latin_share"))
         summary["language/latin_words_unique"] = len({word for s in scored for word in s.values["latin_words"]})
         for name, of in (("mainly_latin_rate", "mainly_latin"), ("refusal_rate", "refusal")):
             rates = [(cluster, float(value)) for cluster, value in column(scored, data, of)]
-            summary |= named_mean(f"language/{name}", rates)
+            summary |= named_share(f"language/{name}", rates)
         return summary
 
 

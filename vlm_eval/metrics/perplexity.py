@@ -16,7 +16,7 @@ from vlm_eval.errors import BadInput
 from vlm_eval.metrics import text_checkpoints
 from vlm_eval.metrics.base import Answered, Columns, Key, column, score_texts
 from vlm_eval.rows import Score
-from vlm_eval.statistics.intervals import named_mean, named_ratio
+from vlm_eval.statistics.intervals import named_mean, named_ratio, named_share
 
 NEEDS = ("config.json", "*.safetensors|pytorch_model*.bin", "tokenizer.json|vocab.json|*.model|vocab.txt")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -95,7 +95,7 @@ class Perplexity:
     def summarise(self, data: Answered, scores: Sequence[Score]) -> dict[str, float]:
         tokens = column(scores, data, "perplexity_tokens")
         noise = [(cluster, float(count < self.config.min_tokens)) for cluster, count in tokens]
-        summary = named_mean("perplexity/noise_rate", noise)
+        summary = named_share("perplexity/noise_rate", noise)
         kept = [score for score in scores if score.values.get("perplexity") is not None]
         if not kept:
             return summary

@@ -16,7 +16,7 @@ from typing import Any, Hashable, Optional, Sequence
 from vlm_eval.metrics.base import Answered, Columns, Key, PlainMetric, column, score_pairs
 from vlm_eval.metrics.russian import stem, words
 from vlm_eval.rows import Score
-from vlm_eval.statistics.intervals import named_mean
+from vlm_eval.statistics.intervals import named_share
 
 # Not rougeLsum, which needs a sentence splitter.
 COLUMNS = [f"{kind}_f{ending}" for ending in ("", "_stemmed") for kind in ("rouge1", "rouge2", "rougeL")]
@@ -44,7 +44,7 @@ class Rouge(PlainMetric):
     def summarise(self, data: Answered, scores: Sequence[Score]) -> dict[str, float]:
         summary: dict[str, float] = {}
         for name in COLUMNS:
-            summary |= named_mean(f"rouge/{name}_mean", column(scores, data, name))
+            summary |= named_share(f"rouge/{name}_mean", column(scores, data, name))
         return summary
 
 

@@ -8,7 +8,7 @@ from typing import Any, Sequence
 
 from vlm_eval.metrics.base import Answered, Key, PlainMetric, column
 from vlm_eval.rows import Score
-from vlm_eval.statistics.intervals import named_mean
+from vlm_eval.statistics.intervals import named_mean, named_share
 
 
 @dataclass
@@ -31,11 +31,11 @@ class Tech(PlainMetric):
     def summarise(self, data: Answered, scores: Sequence[Score]) -> dict[str, float]:
         answered = [a for a in data.answers if a.text is not None]
         summary: dict[str, float] = {}
-        summary |= named_mean("tech/failed_rate", [(a.cluster, float(a.text is None)) for a in data.answers])
+        summary |= named_share("tech/failed_rate", [(a.cluster, float(a.text is None)) for a in data.answers])
         if answered:
             # A replayed table may not tell why an answer ended.
             truncated = [(a.cluster, float(a.finish_reason == "length")) for a in answered if a.finish_reason]
-            summary |= named_mean("tech/truncated_rate", truncated)
+            summary |= named_share("tech/truncated_rate", truncated)
             summary |= named_mean("tech/length_chars_mean", column(scores, data, "length_chars"))
             visual = [(a.cluster, a.visual_tokens) for a in answered if a.visual_tokens is not None]
             summary |= named_mean("tech/visual_tokens_mean", visual)

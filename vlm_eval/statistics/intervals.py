@@ -73,6 +73,22 @@ def named_mean(name: str, values: Iterable[tuple[str, float]]) -> dict[str, floa
     return _named(name, mean_interval(values))
 
 
+def named_share(name: str, values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """named_mean of values from 0 to 1: the interval ends there.
+
+    Where all are 0, or all 1, t would claim certainty; then it is the exact binomial interval (Clopper and Pearson,
+    Biometrika 26, 1934) with a screenshot as one trial."""
+    pairs = [(cluster, float(value)) for cluster, value in values]
+    result = mean_interval(pairs)
+    if result is None or math.isnan(result[1]):
+        return _named(name, result)
+    mean, low, high, n = result
+    if low == high and mean in (0.0, 1.0):
+        missing = 1 - (0.05 / 2) ** (1 / len({cluster for cluster, _ in pairs}))
+        low, high = (0.0, missing) if mean == 0 else (1 - missing, 1.0)
+    return _named(name, (mean, max(low, 0.0), min(high, 1.0), n))
+
+
 def named_ratio(name: str, values: Iterable[tuple[str, float, float]]) -> dict[str, float]:
     """The same names for a ratio_interval."""
     return _named(name, ratio_interval(values))

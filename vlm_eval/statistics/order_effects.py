@@ -13,14 +13,14 @@ from typing import Iterable, Optional, Sequence
 
 from vlm_eval.rows import Answer, Judgement
 from vlm_eval.statistics.by_answer import order_means, scores_by_answer
-from vlm_eval.statistics.intervals import MIN_CLUSTERS, named_mean
+from vlm_eval.statistics.intervals import MIN_CLUSTERS, named_mean, named_share
 
 
 def named_order_effects(prefix: str, judgements: Sequence[Judgement], answers: Sequence[Answer]) -> dict[str, float]:
     """`PREFIX/flip_rate`, `tie_change_rate`, `position_bias`, `length_effect` with interval and n, `PREFIX/noise` with
     n, for summary.json; a name is missing where its data are (one order, one repeat, no judge repeats)."""
     flips, ties = order_changes(judgements, answers)
-    summary = named_mean(f"{prefix}/flip_rate", flips) | named_mean(f"{prefix}/tie_change_rate", ties)
+    summary = named_share(f"{prefix}/flip_rate", flips) | named_share(f"{prefix}/tie_change_rate", ties)
     summary |= named_mean(f"{prefix}/position_bias", position_bias(judgements, answers))
     effect = length_effect(judgements, answers)
     if effect is not None:
