@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from mlflow import MlflowClient
 from playwright.sync_api import expect
 
 from tests import mlflow_server
@@ -58,6 +61,11 @@ def test_two_runs_compare_answer_by_answer_with_screenshot_and_rationale(page, a
         expect(row.get_by_text("tr-")).to_have_count(2)
     open_answer(page, f"{item} #0")
     both = [run for run in sweep.runs if run.path.name.startswith(("demo-awq", "demo-bf16"))]
+    # One trace of each of the two: most answers are the same, so their texts would not tell.
+    client = MlflowClient(f"sqlite:///{sweep.cwd}/mlruns/mlflow.db")
+    shown = set(re.findall(r"tr-[0-9a-f]{32}", page.get_by_text("Compared IDs").locator("..").inner_text()))
+    of = {client.get_trace(trace_id).info.trace_metadata["mlflow.sourceRun"] for trace_id in shown}
+    assert len(shown) == 2 and of == {run.status()["mlflow_run_id"] for run in both}
     for text in (a.text for run in both for a in run.read("answers") if (a.item_id, a.repeat) == (item, 0)):
         expect(page.get_by_text(text).last).to_be_visible()
     show_rationales(page)
