@@ -139,20 +139,26 @@ function shown(entry, more) {
   if (entry.question) texts.append(make("p", `${W.question}: ${entry.question}`));
   if (more.reference) texts.append(make("p", `${W.reference}: ${more.reference}`, "text"));
   if (more.facts.length) texts.append(make("p", `${W.expected_facts}: ${more.facts.join("; ")}`));
-  const answers = make("div", null, "answers");
-  for (const label of DATA.labels) {
-    const mine = more.answers.filter((answer) => answer.candidate === label);
-    for (const answer of mine) answers.append(one(answer, mine.length > 1));
-    if (!mine.length && DATA.rows.some((row) => row.candidate === label && row.task === DATA.tasks[entry.task]))
-      answers.append(one({candidate: label, text: null, error: W.not_run, judgements: [], found: [], missed: [], invented: []}));
+  // A repeat of all candidates side by side, then the next one.
+  const repeats = [...new Set(more.answers.map((answer) => answer.repeat))].sort((a, b) => a - b);
+  const asked = DATA.labels.filter((label) =>
+    DATA.rows.some((row) => row.candidate === label && row.task === DATA.tasks[entry.task]));
+  for (const repeat of repeats.length ? repeats : [0]) {
+    if (repeats.length > 1) texts.append(make("h4", `${W.repeat} ${repeat}`, "repeat"));
+    const answers = make("div", null, "answers");
+    for (const label of asked) {
+      const mine = more.answers.filter((answer) => answer.candidate === label && answer.repeat === repeat);
+      const none = {candidate: label, text: null, error: W.not_run, judgements: [], found: [], missed: [], invented: []};
+      answers.append(...(mine.length ? mine : [none]).map(one));
+    }
+    texts.append(answers);
   }
-  texts.append(answers);
   box.append(texts);
   return box;
 }
-function one(answer, repeated) {
+function one(answer) {
   const box = make("article", null, "answer");
-  box.append(make("h4", answer.candidate + (repeated ? `, ${W.repeat} ${answer.repeat}` : "")));
+  box.append(make("h4", answer.candidate));
   if (answer.text !== null) box.append(make("div", answer.text, "text"));
   if (answer.error) box.append(make("div", `${W.no_answer}: ${answer.error}`, "error"));
   for (const kind of ["found", "missed", "invented"])
