@@ -17,8 +17,8 @@ from vlm_eval.provenance import inputs
 from vlm_eval.store import RunFolder, read_json
 from vlm_eval.tracking.answers_table import log_answers_table
 from vlm_eval.tracking.client import client_of
-from vlm_eval.tracking.evaluation_rows import log_rows
 from vlm_eval.tracking.run_facts import PARAM_LIMIT, PARAMS_A_CALL, key_of, log_facts, tags_of
+from vlm_eval.tracking.write_rows import log_rows
 
 LOCAL = "mlruns/mlflow.db"  # the store that scripts/mlflow opens, where one stands
 TAG_LIMIT = 8000  # characters MLflow keeps of a tag
