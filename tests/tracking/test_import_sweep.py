@@ -19,7 +19,7 @@ from vlm_eval.store import RunFolder, read_json
 
 
 def run_import(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "vlm_eval.tracking.import_sweep", str(folder), *options]
+    command = [sys.executable, "-m", "vlm_eval.import_sweep", str(folder), *options]
     return subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=300)
 
 
@@ -142,7 +142,7 @@ def test_a_full_disk_while_logging_costs_nothing_that_cannot_be_made_good(sweep)
     store = sweep / "mlruns" / "mlflow.db"
     limit = f"ulimit -f {store.stat().st_size // 1024 + 100}"
     before = {file: file.read_bytes() for file in sweep.glob("demo-*/*.jsonl")}
-    command = [*("bash", "-c", f'{limit} && exec "$0" "$@"'), sys.executable, "-m", "vlm_eval.tracking.import_sweep"]
+    command = [*("bash", "-c", f'{limit} && exec "$0" "$@"'), sys.executable, "-m", "vlm_eval.import_sweep"]
     full = subprocess.run([*command, str(sweep)], cwd=sweep.parent, capture_output=True, text=True, timeout=300)
     assert full.returncode == 1, full.stderr
     said = [line for line in full.stderr.splitlines() if line.startswith("scripts/mlflow-import: ")]

@@ -184,7 +184,7 @@ def test_a_sweep_is_there_with_all_rows_and_once(run_id, server, client, tmp_pat
 
 def test_a_server_that_dies_while_rows_are_written_costs_no_row(run_id, server, tmp_path):
     folder = make_sweep(tmp_path / "sweep", quants=("bf16",), items=60)
-    command = [sys.executable, "-m", "vlm_eval.tracking.import_sweep", str(folder), "--experiment", "смерть"]
+    command = [sys.executable, "-m", "vlm_eval.import_sweep", str(folder), "--experiment", "смерть"]
     command += ["--uri", f"http://127.0.0.1:{server.port}"]
     one = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     query = "select count(*) from trace_info where client_request_id like 'item/5%'"
