@@ -6,8 +6,9 @@ import functools
 import hashlib
 import json
 import struct
+import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterable, Optional
 
 from vlm_eval.config import ModelConfig, QuantConfig
 from vlm_eval.errors import BadInput
@@ -89,6 +90,29 @@ def check_quantisation(folder: str, quant: QuantConfig) -> None:
         is_ = f"{method} with {bits} bits" if method else "not quantised"
         wants = f"{quant.method} with {quant.bits} bits" if quant.method else "an unquantised one"
         raise BadInput(f"{folder}: the checkpoint is {is_}, quant={quant.name} wants {wants}")
+
+
+def pickle_among(files: Iterable[str]) -> Optional[str]:
+    """The file that holds the weights where it is a pickle, which can run code when it is loaded; None where
+    safetensors are there, or neither."""
+    names = sorted(files)
+    pickles = [n for n in names if n.endswith((".bin", ".pt", ".pth"))]
+    return None if any(n.endswith(".safetensors") for n in names) else next(iter(pickles), None)
+
+
+def refuse_pickle(folder: str, way_out: str) -> None:
+    """BadInput for a checkpoint folder whose weights are a pickle."""
+    if name := pickle_among(file.name for file in Path(folder).iterdir()):
+        raise BadInput(
+            f"{folder}: its weights are {name}, a pickle, which can run code when it is loaded; convert them to "
+            f"safetensors, or {way_out}"
+        )
+
+
+@functools.cache
+def warn_of_code(option: str, checkpoint: str) -> None:
+    """Say, once for a sweep, that code of a checkpoint will run."""
+    print(f"vlm-eval: {option}=true: Python code that comes with {checkpoint} runs on this machine", file=sys.stderr)
 
 
 def fingerprint(folder: str) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
 import sys
 from pathlib import Path
 
-from vlm_eval import __version__, paths
-from vlm_eval.errors import BadInput
+from vlm_eval import __version__, paths, signals
+from vlm_eval.errors import BadInput, one_line
+from vlm_eval.secret_input import guarded
+
+# No fault of the program: no space, no quota, a file too large, read-only, no permission, an I/O error.
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def job(cfg):
@@ -17,7 +21,8 @@ def job(cfg):
     from hydra.types import RunMode
 
     from vlm_eval.config import validate
-    from vlm_eval.launch import launch
+    from vlm_eval.launch import failed, launch
+    from vlm_eval.preflight import made_from
     from vlm_eval.store import RunFolder, read_json
 
     hydra = HydraConfig.get()
@@ -26,18 +31,17 @@ def job(cfg):
     if hydra.mode == RunMode.MULTIRUN:
         label = f"[{hydra.job.num + 1}/{len(read_json(run_dir.parent / 'sweep.json')['points'])}] {label}"
     try:
-        status = launch(validate(cfg), run_dir, label)
+        status = launch(validate(cfg), run_dir, label, made_from(run_dir))
     except Exception as error:  # before the run's process began; Hydra would drop it
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        RunFolder(run_dir).set_status("failed", "start", reason)
-        status = RunFolder(run_dir).status()
-        print(f"{label}  failed in stage start: {reason}", file=sys.stderr)
+        status = failed(RunFolder(run_dir), "start", one_line(error, 1000))
+        print(f"{label}  failed in stage start: {status['error']}", file=sys.stderr)
     if hydra.mode == RunMode.RUN:
         print(run_dir)
         sys.exit(0 if status["state"] == "ok" else 1)
     return status["state"]
 
 
+@guarded("vlm-eval")
 def main() -> int:
     """Entry point; errors in what was asked for are one line on stderr."""
     if "--version" in sys.argv[1:]:
@@ -55,14 +59,16 @@ def main() -> int:
     register_resolvers()
     sys.argv[1:] = map(as_hydra_takes_it, sys.argv[1:])
     sys.path.append(os.getcwd())  # where a class of one's own, named in a YAML of one's own, is looked for
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     # Hydra would print its own exceptions over several lines and exit with 1; this lets them through to us.
     debugging = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(config_path=str(paths.conf()), config_name="config", version_base="1.3")(job)()
+        with signals.heard():
+            hydra.main(config_path=str(paths.conf()), config_name="config", version_base="1.3")(job)()
     except Exception as error:
+        if not debugging and isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            print(f"vlm-eval: {one_line(error)}; all before it is kept: mend that, then resume", file=sys.stderr)
+            return 1
         if debugging or not is_about_config(error):
             raise
         print(f"vlm-eval: {error if isinstance(error, BadInput) else explain_hydra(error)}", file=sys.stderr)

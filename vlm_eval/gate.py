@@ -28,6 +28,7 @@ from vlm_eval.points import (
     text_of,
 )
 from vlm_eval.reasons import Reason
+from vlm_eval.secret_input import guarded
 from vlm_eval.statistics.intervals import MIN_CLUSTERS, why_no_interval
 from vlm_eval.statistics.paired import Comparison, compare
 from vlm_eval.text_table import text_table
@@ -44,6 +45,7 @@ class Limits:
     max_failed_rise: float = 0.02
 
 
+@guarded("gate")
 def main() -> int:
     try:
         return decide(arguments())

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from vlm_eval import config
 from vlm_eval.engines.recorded import recorded_config
 from vlm_eval.errors import BadInput, one_line
+from vlm_eval.secret_input import guarded, refuse_in_config
 from vlm_eval.store import RunFolder, read_json, write_json
 from vlm_eval.sweep import track
 from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig
@@ -28,6 +29,7 @@ ENDED = ("ok", "failed", "interrupted")
 PROGRAM = "scripts/mlflow-import"
 
 
+@guarded(PROGRAM)
 def main() -> int:
     parser = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep_dir", type=Path, help="of a sweep or of one run")
@@ -51,6 +53,8 @@ def import_folder(folder: Path, uri: Optional[str], artifacts: Optional[str], ex
     ended = [run for run in runs if run.status().get("state") in ENDED and (run.path / ".hydra/config.yaml").is_file()]
     if not ended:
         raise BadInput(f"{folder}: no run here that ended; give the folder of a sweep or of a run")
+    for run in ended:
+        refuse_in_files(run)
     cwd = Path(sweep["cwd"]) if sweep else Path.cwd()
     if uri and uri.startswith("sqlite:///"):  # from where the person stands now, not from where the sweep was run
         uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"
@@ -69,6 +73,15 @@ def import_folder(folder: Path, uri: Optional[str], artifacts: Optional[str], ex
         print(f"{run.path.name}: left out, it is {run.status().get('state', 'not begun')}", file=sys.stderr)
     print(f"{sum(there)} of {len(runs)} runs are in MLflow. {where}")
     return 0 if sum(there) == len(runs) else 1
+
+
+def refuse_in_files(run: RunFolder) -> None:
+    """BadInput where the files that Hydra wrote for a run, which go to MLflow as they are, hold a secret."""
+    for file in sorted((run.path / ".hydra").glob("*.yaml")):
+        try:
+            refuse_in_config(OmegaConf.load(file))
+        except BadInput as error:
+            raise BadInput(f"{file}: {error}") from error
 
 
 def _track(tracker: Mlflow, cfg: DictConfig, run: RunFolder) -> bool:

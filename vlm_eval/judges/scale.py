@@ -7,10 +7,13 @@ LOWEST, HIGHEST = 1, 10
 
 def score_of(cell: str) -> float:
     """The score in a cell, 7 or 7.5 or 7,5; ValueError says why it is none. Nothing is clipped."""
+    text = cell.strip()
     try:
-        value = float(cell.strip().replace(",", "."))
+        value = float(text.replace(",", "."))
     except ValueError:
-        raise ValueError(f"{cell.strip()[:40]!r} is not a number") from None
+        value = None
+    if value is None or "_" in text or not text.isascii():  # Python takes 1_0 for ten
+        raise ValueError(f"{text[:40]!r} is not a number")
     if not LOWEST <= value <= HIGHEST:  # nan too
-        raise ValueError(f"{cell.strip()[:40]} is not within {LOWEST} to {HIGHEST}")
+        raise ValueError(f"{text[:40]} is not within {LOWEST} to {HIGHEST}")
     return value

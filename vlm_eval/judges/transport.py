@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import io
 import logging
 import os
 import queue
@@ -20,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, TypeVar
 
-from vlm_eval import images
+from vlm_eval import images, secrets
 from vlm_eval.errors import BadInput
 from vlm_eval.judges.budget import Budget
 from vlm_eval.judges.cache import ReplyCache
@@ -30,7 +29,6 @@ Result = TypeVar("Result")
 
 FIRST_WAIT_S = 1.0  # before the first retry; doubles with each
 LONGEST_WAIT_S = 60.0  # also the most that a server's Retry-After is obeyed
-SECRET_MIN_CHARS = 6  # a shorter "key" is a placeholder (EMPTY), and blanking it out would maim ordinary text
 # A screenshot at most. gpt-4o-mini's is the dearest known: 2833 and 5667 a tile, 8 tiles at most (OpenAI's pricing of
 # images); a name that LiteLLM does not know may stand for it. Else a Qwen-VL's largest, 12,845,056 pixels at 28 x 28.
 DEAREST_PICTURE_TOKENS, PICTURE_TOKENS = 48_169, 16_384
@@ -90,6 +88,7 @@ class Transport:
         if config.timeout_s <= 0:
             raise BadInput(f"{where}.timeout_s={config.timeout_s}: more than 0 seconds")
         self.config, self.where, self.model_option = config, where, model_option or f"{where}.model"
+        secrets.know_variable(config.api_key_env)
         if (config.usd_per_million_in is None) != (config.usd_per_million_out is None):
             raise BadInput(f"{where}.usd_per_million_in, usd_per_million_out: give both or none")
         self._schema_refused = False
@@ -100,7 +99,7 @@ class Transport:
     def check(self) -> None:
         """BadInput for what would make every call fail; nothing is sent."""
         config, where = self.config, self.where
-        if config.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", config.api_key_env):
+        if config.api_key_env and not secrets.names_a_variable(config.api_key_env):
             # Not shown: it is most likely the key itself.
             raise BadInput(
                 f"{where}.api_key_env: not the name of a variable; export the key and give the variable's name"
@@ -312,15 +311,14 @@ class Transport:
         return os.environ.get(self.config.api_key_env, "").strip() if self.config.api_key_env else ""
 
     def _clean(self, text: str) -> str:
-        """Text without the key: some servers quote the request's headers in their errors. Nor with half letters (lone
-        surrogates), which cannot be sent back."""
-        key, text = self._key(), text.encode("utf-8", "replace").decode()
-        return text.replace(key, "***") if len(key) >= SECRET_MIN_CHARS else text
+        """A model's text without the key, the only one it can know: what merely looks like one is data. Nor with half
+        letters (lone surrogates), which cannot be sent back."""
+        return secrets.blanked(text.encode("utf-8", "replace").decode(), self._key())
 
     def _reason(self, error: Exception) -> str:
-        """An exception as one line."""
+        """An exception as one line, without keys: some servers quote the request's headers in their errors."""
         text = str(error).partition("Traceback (most recent call last)")[0]  # LiteLLM quotes some
-        text = " ".join(self._clean(text).split())[:500]
+        text = " ".join(secrets.mask(text.encode("utf-8", "replace").decode()).split())[:500]
         name = type(error).__name__
         return text if name in text else f"{name}: {text}"
 
@@ -372,16 +370,6 @@ def _retry_after_s(said: str) -> float:
 
 @functools.lru_cache(maxsize=16)  # each screenshot is sent for every repeat and order
 def data_url(path: Path) -> str:
-    """A screenshot as a data URL: its own bytes where every provider reads them right, else PNG as a person sees it."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        kind, upright = image.get_format_mimetype(), image.getexif().get(0x0112, 1) == 1
-        plain = image.mode in ("RGB", "L") and "transparency" not in image.info
-    if kind in ("image/png", "image/jpeg", "image/webp") and upright and plain:
-        data = path.read_bytes()
-    else:
-        kind, buffer = "image/png", io.BytesIO()
-        images.load(path).save(buffer, "PNG")
-        data = buffer.getvalue()
+    """A screenshot as a data URL, as every provider reads it right; images.BadImage where it cannot be read."""
+    kind, data = images.as_sent(path)
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

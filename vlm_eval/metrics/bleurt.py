@@ -20,7 +20,7 @@ from vlm_eval.metrics.base import Answered, Columns, Key, column, score_pairs
 from vlm_eval.rows import Score
 from vlm_eval.statistics.intervals import named_mean, named_share
 
-NEEDS = ("config.json", "*.safetensors|pytorch_model*.bin", "spm.model|vocab.txt")
+NEEDS = ("config.json", "spm.model|vocab.txt")
 DTYPES = ("float32", "bfloat16", "float16")
 MOST_UNKNOWN = 0.1  # of the references' tokens; BLEURT-20 knows every letter of a hundred languages
 
@@ -33,6 +33,7 @@ class BleurtConfig:
     batch_tokens: int = 8192
     dtype: str = "float32"
     device: Optional[str] = None
+    use_safetensors: bool = True
 
 
 class Bleurt:
@@ -50,8 +51,8 @@ class Bleurt:
     def check(self) -> Optional[str]:
         if not all(map(importlib.util.find_spec, ("bleurt_pytorch", "sentencepiece"))):
             return "bleurt-pytorch and sentencepiece are not installed: pip install 'vlm-eval[bleurt]'"
-        name = self.config.checkpoint
-        why = text_checkpoints.problem(name, NEEDS, self.config.revision)
+        name, needs = self.config.checkpoint, (*NEEDS, text_checkpoints.weights(self.config.use_safetensors))
+        why = text_checkpoints.problem(name, needs, self.config.revision)
         if not why and checkpoints.is_folder(name):
             kind = checkpoints.read_config(str(Path(name).expanduser())).get("model_type")
             if kind != "bleurt":
@@ -91,7 +92,9 @@ class BleurtModel:
         self.batch_tokens = config.batch_tokens
         self.device = config.device or text_checkpoints.device()
         self.tokenizer = read_tokenizer(folder)
-        loaded, info = import_bleurt().BleurtForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+        loaded, info = import_bleurt().BleurtForSequenceClassification.from_pretrained(
+            folder, output_loading_info=True, use_safetensors=config.use_safetensors or None
+        )
         if missing := sorted(info["missing_keys"]):  # they would be random, and so the scores
             raise BadInput(f"{len(missing)} tensors are not in its weights, {missing[0]} among them")
         self.model = loaded.to(self.device, getattr(torch, config.dtype)).eval()

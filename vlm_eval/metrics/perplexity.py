@@ -18,7 +18,7 @@ from vlm_eval.metrics.base import Answered, Columns, Key, column, score_texts
 from vlm_eval.rows import Score
 from vlm_eval.statistics.intervals import named_mean, named_ratio, named_share
 
-NEEDS = ("config.json", "*.safetensors|pytorch_model*.bin", "tokenizer.json|vocab.json|*.model|vocab.txt")
+NEEDS = ("config.json", "tokenizer.json|vocab.json|*.model|vocab.txt")
 DTYPES = ("float32", "bfloat16", "float16")
 # Nats a token. A blind guess among a million tokens costs 14; a model far beyond that is broken (and e ** 710 is no
 # float any more).
@@ -36,6 +36,7 @@ class PerplexityConfig:
     batch_tokens: int = 4096
     dtype: str = "float32"
     device: Optional[str] = None
+    use_safetensors: bool = True
 
 
 class Perplexity:
@@ -57,7 +58,8 @@ class Perplexity:
         self.hash: Optional[str] = None
 
     def check(self) -> Optional[str]:
-        return text_checkpoints.problem(self.config.checkpoint, NEEDS, self.config.revision)
+        needs = (*NEEDS, text_checkpoints.weights(self.config.use_safetensors))
+        return text_checkpoints.problem(self.config.checkpoint, needs, self.config.revision)
 
     def score(self, data: Answered) -> dict[Key, Columns | str]:
         found = self.check() or text_checkpoints.attempt(self.config.checkpoint, lambda: self._with_model(data))
@@ -124,14 +126,18 @@ class CausalModel:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         # As GPT-2 was trained: its one special token ends a text and starts the next.
         starts = [x for x in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if x is not None]
         if not starts:
             raise ValueError("its tokenizer has no start token (bos_token) and no eos_token in its place")
         self.bos = starts[0]
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, config.dtype), output_loading_info=True
+            folder,
+            dtype=getattr(torch, config.dtype),
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=config.use_safetensors or None,
         )
         if found["missing_keys"]:  # transformers fills them with random numbers and goes on
             raise ValueError(f"weights are missing in it: {', '.join(sorted(found['missing_keys'])[:3])} ...")

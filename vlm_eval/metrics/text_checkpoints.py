@@ -14,17 +14,38 @@ from vlm_eval.errors import BadInput, one_line
 
 T = TypeVar("T")
 
+SAFETENSORS = "*.safetensors"
+
 HUB_WAIT_S = 3.0
 # The same weights for other frameworks; a repository may hold gigabytes of them.
 OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data", "*.tflite", "*.gguf", "onnx/*", "openvino/*")
 
 
+class Pickled(BadInput):
+    """A checkpoint is a pickle, which can run code when it is loaded, and was not asked for as one."""
+
+
 def problem(name_or_path: str, needs: Sequence[str], revision: Optional[str] = None) -> Optional[str]:
     """None when the checkpoint is here or the Hub offers it; a sentence when it cannot be had on this machine now.
 
-    `needs`: file name patterns, each maybe with alternatives, "*.safetensors|pytorch_model*.bin". BadInput for what
-    waiting does not mend: no such folder, or no such repository, or a needed file is missing in it.
+    `needs`: file name patterns, each maybe with alternatives, "tokenizer.json|vocab.json". BadInput for what
+    waiting does not mend: no such folder, or no such repository, or a needed file is missing in it. A repository whose
+    weights are a pickle is a sentence, too: a default checkpoint that is one must not end a sweep.
     """
+    try:
+        return _problem(name_or_path, needs, revision)
+    except Pickled as error:
+        if checkpoints.is_folder(name_or_path):
+            raise
+        return str(error)
+
+
+def weights(use_safetensors: bool) -> str:
+    """What a checkpoint needs to have of weights."""
+    return SAFETENSORS if use_safetensors else f"{SAFETENSORS}|pytorch_model*.bin"
+
+
+def _problem(name_or_path: str, needs: Sequence[str], revision: Optional[str]) -> Optional[str]:
     if checkpoints.is_folder(name_or_path):
         folder = Path(name_or_path).expanduser()
         if not folder.is_dir():
@@ -99,6 +120,11 @@ def _matching(files: Sequence[str], need: str) -> list[str]:
 
 
 def _refuse_incomplete(name: str, files: Sequence[str], needs: Sequence[str]) -> None:
+    if SAFETENSORS in needs and (pickle := checkpoints.pickle_among(files)):
+        raise Pickled(
+            f"{name}: its weights are {pickle}, a pickle, which can run code when it is loaded; convert them to "
+            "safetensors, or use_safetensors=false of this metric loads them all the same"
+        )
     missing = [" or ".join(need.split("|")) for need in needs if not _matching(files, need)]
     if missing:
         raise BadInput(f"{name}: not a complete checkpoint, it has no {', no '.join(missing)}")
@@ -119,6 +145,8 @@ def _cached(name: str, needs: Sequence[str], revision: Optional[str]) -> bool:
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
         _refuse_incomplete(name, _files(folder), needs)
+    except Pickled:
+        raise
     except (OSError, BadInput):
         return False
     except ValueError as error:  # not a name that the Hub could have

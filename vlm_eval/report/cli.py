@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 
 from vlm_eval.errors import BadInput, one_line
+from vlm_eval.secret_input import guarded
 
 
+@guarded("vlm-eval-report")
 def main() -> int:
     parser = argparse.ArgumentParser(
         "vlm-eval-report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

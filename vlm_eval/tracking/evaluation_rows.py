@@ -82,5 +82,5 @@ def _kinds_of_judges(folder: RunFolder) -> Mapping[str, str]:
 def data_uri(image: str) -> Optional[str]:
     try:
         return "data:image/jpeg;base64," + base64.b64encode(images.thumbnail(Path(image))).decode()
-    except images.UNREADABLE:
+    except images.BadImage:
         return None

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from vlm_eval.engines.recorded import recorded_config
 from vlm_eval.provenance import inputs
+from vlm_eval.secrets import mask
 from vlm_eval.store import RunFolder, read_json
 from vlm_eval.tracking.answers_table import log_answers_table
 from vlm_eval.tracking.client import client_of
@@ -93,7 +94,7 @@ class Mlflow:
                 client.log_artifact(run_id, str(file))
         self._log_config(run_id, sweep, Path(folder))
         if (report := Path(folder) / "report").is_dir():
-            client.log_artifacts(run_id, str(report), "report")
+            self._log_report(run_id, report)
         client.log_metric(run_id, "failed_runs", sweep["failed"])
         more = {"vlm_eval.failed_runs": str(sweep["failed"]) if sweep["failed"] else None}
         more["vlm_eval.not_comparable"] = "; ".join(sweep.get("not_comparable") or [])[:TAG_LIMIT] or None
@@ -111,13 +112,21 @@ class Mlflow:
             return "Compare in MLflow: scripts/mlflow, then http://127.0.0.1:5000"
         return f"Compare in MLflow: {uri}" if "://" in uri and not uri.startswith("sqlite") else f"In MLflow's {uri}"
 
+    def _log_report(self, run_id: str, report: Path) -> None:
+        """Whole, or where no screenshot may be kept, without those beside its page, and without the page, which has
+        them in it."""
+        for file in sorted(f for f in report.rglob("*") if f.is_file()):
+            inside = file.relative_to(report)
+            if self.config.screenshots or inside.parts[0] not in ("screenshots", "index.html"):
+                self._client.log_artifact(run_id, str(file), str("report" / inside.parent))
+
     def _log_rows(self, run_id: str, cfg: DictConfig, folder: RunFolder, tags: dict[str, str]) -> None:
         root = folder.data_root(cfg.task.data.root)
         known = self._client.get_run(run_id).data.tags
         try:
             log_rows(self._client, run_id, self._experiment, folder, root, self.config.screenshots, tags)
         except RuntimeError as error:
-            self._client.set_tag(run_id, ROWS_MISSING, str(error))
+            self._client.set_tag(run_id, ROWS_MISSING, mask(str(error)))
             raise
         if ROWS_MISSING in known:
             self._client.delete_tag(run_id, ROWS_MISSING)
@@ -156,7 +165,9 @@ class Mlflow:
     def _log_screenshots(self, run_id: str, cfg: DictConfig, folder: RunFolder) -> None:
         """Those that are not there yet; one that is gone from the disk is left out, as the report says too."""
         for image in sorted({item.image for item in folder.read("items") if not item.error}):
-            file, place = folder.data_root(cfg.task.data.root) / image, f"screenshots/{Path(image).parent}"
+            fetched = Path(image).is_absolute()  # and lies in this machine's cache
+            file = folder.data_root(cfg.task.data.root) / image
+            place = "screenshots/fetched" if fetched else f"screenshots/{Path(image).parent}"
             there = self._artifacts_in(run_id, place)
             if file.is_file() and file.name not in there:
                 self._client.log_artifact(run_id, str(file), place)
@@ -172,11 +183,18 @@ class Mlflow:
 
     @cached_property
     def _experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
         known = self._client.get_experiment_by_name(self.config.experiment)
         if known is not None:
             return known.experiment_id
         where = Path(self.config.artifacts).resolve().as_uri() if self.config.artifacts else None
-        return self._client.create_experiment(self.config.experiment, artifact_location=where)
+        try:
+            return self._client.create_experiment(self.config.experiment, artifact_location=where)
+        except MlflowException:  # another sweep has just made it
+            if known := self._client.get_experiment_by_name(self.config.experiment):
+                return known.experiment_id
+            raise
 
 
 def _millis(iso: str) -> int:
