@@ -15,6 +15,7 @@ from vlm_eval.engines.recorded import recorded_config
 from vlm_eval.judging import judge_facts
 from vlm_eval.reasons import Reason
 from vlm_eval.store import RunFolder
+from vlm_eval.tables import neutral
 from vlm_eval.text_table import text_table
 
 COMMON = "judge/match_ratio_common"  # over the answers that all runs of a task have, see sweep_statistics
@@ -102,7 +103,7 @@ def write_comparison(folder: Path, runs: Sequence[Run]) -> None:
     with open(folder / "comparison.csv", "w", encoding="utf-8", newline="") as out:
         writer = csv.DictWriter(out, texts + sorted(numbers), restval="")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({k: neutral(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
 
 
 def not_comparable(runs: Sequence[Run]) -> list[Reason]:

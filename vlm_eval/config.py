@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlm_eval import paths
-from vlm_eval.errors import BadInput
+from vlm_eval.errors import BadInput, printable
 
 # Keys that say how something is run, not what comes out.
 HOW_IT_IS_RUN = (
@@ -159,8 +159,9 @@ def hash8(overrides: Any) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name as Hydra's override grammar takes any text: backslashes count only before a quote."""
-    if re.fullmatch(r"[\w.-]+", name):
+    """A name as Hydra's override grammar takes any text: backslashes count only before a quote. Bare is only what it
+    takes for text too: Latin letters, and neither a number nor null."""
+    if re.fullmatch(r"(?!(null|true|false|nan|inf)$)[a-z][\w.-]*", name, re.ASCII | re.IGNORECASE):
         return name
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and "\\'"), name) + "'"
 
@@ -194,7 +195,7 @@ def validate(cfg: DictConfig) -> DictConfig:
 
 
 def _with_schema(node: DictConfig, where: str) -> DictConfig:
-    if node is None or OmegaConf.select(node, "_target_") is None:
+    if not isinstance(node, DictConfig) or OmegaConf.select(node, "_target_") is None:
         raise BadInput(f"{where}: no _target_; it names the class that does the work")
     schema = getattr(*_schema_of(node._target_, where), None)
     if schema is None:
@@ -289,13 +290,19 @@ def is_about_config(error: Exception) -> bool:
 
     if isinstance(error, (BadInput, HydraException, OmegaConfBaseException, YAMLError)):
         return True
-    # Hydra answers GROUP=null with a bare ValueError of its own.
+    # Hydra answers GROUP=null with a bare ValueError of its own, 5000 digits with Python's, += with an assertion.
     *_, raised_in = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, ValueError) and "/hydra/_internal/" in raised_in.filename
+    of_hydra = any(place in raised_in.filename for place in ("/hydra/_internal/", "/hydra/core/"))
+    return isinstance(error, (ValueError, AssertionError)) and of_hydra
 
 
 def explain_hydra(error: Exception) -> str:
-    """A composition error of Hydra as one line; the key's siblings come from the OmegaConf error behind it."""
+    """A composition error of Hydra as one line."""
+    return printable(_explain_hydra(error)) or f"not an override such as KEY=VALUE ({type(error).__name__})"
+
+
+def _explain_hydra(error: Exception) -> str:
+    """The key's siblings come from the OmegaConf error behind it."""
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException):
         return explain(cause)

@@ -25,6 +25,7 @@ from vlm_eval.judges.people import COMMENT, KEY, RATER, SCORE, key_of
 from vlm_eval.judges.scale import HIGHEST, LOWEST
 from vlm_eval.rows import Answer
 from vlm_eval.store import RunFolder, read_json
+from vlm_eval.tables import neutral
 
 COLUMNS = {KEY: 16, "screenshot": 12, "picture": 27, "question": 30, "answer": 80, SCORE: 8, COMMENT: 40, RATER: 12}
 THUMBNAIL, PICTURE = (180, 240), (900, 1400)  # at most so many pixels wide and high
@@ -209,10 +210,7 @@ def _picture(path: Path, most: tuple[int, int]) -> Any:
 @functools.cache  # a thumbnail stands in every row about its screenshot
 def _jpeg(path: Path, most: tuple[int, int]) -> bytes:
     """A screenshot no larger than `most`, without what its file says of itself."""
-    try:
-        picture = images.load(path)
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files, by format
-        raise BadInput(f"{path}: the screenshot cannot be read: {error}") from error
+    picture = images.load(path)
     picture.thumbnail(most)
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=JPEG_QUALITY)
@@ -220,10 +218,12 @@ def _jpeg(path: Path, most: tuple[int, int]) -> bytes:
 
 
 def _put(cell: Any, text: str) -> None:
-    """Text as it is: no formula though it begins with =, no characters that a workbook cannot hold, not too long."""
+    """Text as it is, but no formula, no characters that a workbook cannot hold, not too long. None of it is read back:
+    a row is known by its key."""
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     text = ILLEGAL_CHARACTERS_RE.sub("\N{REPLACEMENT CHARACTER}", text.encode("utf-8", "replace").decode())
+    text = neutral(text)
     if len(text) > CELL_CHARS:
         text = f"{text[:CELL_CHARS]} [… {len(text) - CELL_CHARS} more characters]"
     cell.value = text

@@ -1,14 +1,18 @@
-"""Read a table of a data set: CSV, JSON lines, XLSX or Parquet, every cell as text."""
+"""Tables: those of data sets, read with every cell as text (CSV, JSON lines, XLSX or Parquet), and cells of ours."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Collection, Optional
 
 from vlm_eval.errors import BadInput
 
 TABLES = (".csv", ".jsonl", ".xlsx", ".parquet")
+# What makes a spreadsheet program take a cell of a CSV for a formula; the wide ones are those of Japanese keyboards.
+FORMULA = re.compile(r"[\t\r\n]|\s*[=+\-@＝＋－＠]")
+NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def read_table(path: Path, only: Optional[Collection[str]] = None) -> list[dict[str, str]]:
@@ -33,7 +37,8 @@ def read_table(path: Path, only: Optional[Collection[str]] = None) -> list[dict[
     except pd.errors.EmptyDataError as error:
         raise BadInput(f"{path}: the table is empty") from error
     except Exception as error:  # each reader has its own: ParserError, ValueError, BadZipFile, ArrowInvalid
-        raise BadInput(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines() or [type(error).__name__]
+        raise BadInput(f"{path}: cannot be read: {said[0]}") from error
     if frame.empty:
         raise BadInput(f"{path}: the table has no rows")
     frame.columns = [str(name).strip() for name in frame.columns]
@@ -42,6 +47,12 @@ def read_table(path: Path, only: Optional[Collection[str]] = None) -> list[dict[
     if only is not None:  # the others may be most of the table, e.g. a judge's rationales
         frame = frame[[name for name in frame.columns if name in only]]
     return [{k: _text(v) for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def neutral(text: str) -> str:
+    """Text of data, models and judges for a cell of a workbook or a CSV: an apostrophe before what some program would
+    take for a formula, at the latest when a workbook is saved as CSV and opened again. A number stays as it is."""
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
 def _json_lines(path: Path) -> list[dict[str, object]]:

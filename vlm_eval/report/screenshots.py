@@ -17,7 +17,9 @@ def write_screenshots(data: SweepData, out: Path) -> tuple[dict[Shown, str], lis
     """(data root, image) -> file below `out`, and the names of those that are missing or broken."""
     folder = out / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = list(dict.fromkeys((str(c.data_root), i.image) for c in data.candidates for i in c.items.values()))
+    # Not of a bad item: what its table names may be no picture of the data at all.
+    items = ((c, item) for c in data.candidates for item in c.items.values() if not item.error)
+    wanted = list(dict.fromkeys((str(c.data_root), item.image) for c, item in items))
     named = [(shown, f"{number:04d}-{_plain(shown[1])}.jpg") for number, shown in enumerate(wanted, start=1)]
     with ThreadPoolExecutor(2) as pool:  # Pillow works without the interpreter's lock
         written = list(pool.map(lambda pair: _write(Path(pair[0][0]) / pair[0][1], folder / pair[1]), named))
@@ -28,7 +30,7 @@ def write_screenshots(data: SweepData, out: Path) -> tuple[dict[Shown, str], lis
 def _write(source: Path, target: Path) -> bool:
     try:
         picture = images.thumbnail(source)
-    except images.UNREADABLE:
+    except images.BadImage:
         return False
     target.write_bytes(picture)
     return True

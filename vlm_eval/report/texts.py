@@ -41,7 +41,7 @@ class Texts:
         file = Path(__file__).with_name(f"texts.{self.language}.yaml")
         return OmegaConf.to_container(OmegaConf.load(file))
 
-    def __call__(self, name: str, **words: Any) -> str:
+    def __call__(self, name: str, /, **words: Any) -> str:
         return self.all["sentences"][name].format(**words)
 
     def reason(self, why: Reason) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Callable, Mapping, Optional
 from vlm_eval.report.data import Candidate, Key, SweepData
 from vlm_eval.report.screenshots import Shown, place
 from vlm_eval.report.texts import Texts
+from vlm_eval.tables import neutral
+from vlm_eval.tasks.remote_images import shown_name
 
 CELL_CHARS = 32_000  # Excel's own limit is 32,767, an emoji counts twice
 LITERAL_CHARS = 200  # of a formula's text; Excel's own limit is 255, quotes count twice
@@ -132,7 +134,7 @@ def _write_answers(
             sheet.row(about | {"error": c.run.error or c.run.state})
         for key in sorted(c.answers):  # by item and repeat, as of every candidate
             item = c.items[key[0]]
-            asked = {"item": item.item_id, "repeat": key[1], "screenshot": item.image, "device": item.device}
+            asked = {"item": item.item_id, "repeat": key[1], "screenshot": shown_name(item), "device": item.device}
             row = about | asked | {"question": item.question} | columns_of(c, key)
             sheet.row(row, {"screenshot": place(files, c.data_root, item.image)})
     sheet.finish()
@@ -160,7 +162,7 @@ class _Sheet:
         self.names = list(widths)
         for number, (name, width) in enumerate(widths.items()):
             self.sheet.set_column(number, number, width)
-            self.sheet.write_string(0, number, self.text.all["columns"].get(name, name), self.formats["head"])
+            self.sheet.write_string(0, number, _cell(self.text.all["columns"].get(name, name)), self.formats["head"])
         self.sheet.freeze_panes(1, frozen)
 
     def row(self, values: Row, links: Optional[Mapping[str, Optional[str]]] = None) -> None:
@@ -193,8 +195,8 @@ class _Sheet:
 
 
 def _cell(value: Any) -> str:
-    """Text that a workbook can hold: no control characters, no half letters, not too long."""
-    text = "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    """Text that a workbook can hold: no formula, no control characters, no half letters, not too long."""
+    text = neutral("; ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
     text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.encode("utf-8", "replace").decode())
     kept = text.encode("utf-16-le")[: 2 * CELL_CHARS].decode("utf-16-le", "ignore")
     return text if kept == text else f"{kept} [… {len(text) - len(kept)}]"

@@ -11,6 +11,7 @@ from vlm_eval import images
 from vlm_eval.errors import BadInput
 from vlm_eval.rows import Item
 from vlm_eval.tables import TABLES, read_table
+from vlm_eval.tasks import image_names, remote_images
 
 FIELDS = ("item_id", "image", "question", "reference", "facts", "device", "screen_text")
 REQUIRED = ("image",)
@@ -38,6 +39,7 @@ class LayoutConfig:
 @dataclass
 class DataConfig:
     root: Optional[str] = None
+    allow_urls: bool = False  # fetch pictures that the table names by an address
     layouts: Dict[str, LayoutConfig] = field(default_factory=dict)
 
 
@@ -59,7 +61,7 @@ def read_items(data: DataConfig, limits: ImageConfig, needs_question: bool, on_b
         try:
             if needs_question and not item.question:
                 raise BadInput(f"{table}: row {number}: no question in column {layout.columns['question']}")
-            item = _with_image(item, root, layout, limits)
+            item = _with_image(item, root, layout, limits, data.allow_urls)
         except BadInput as error:
             if on_bad_item == "fail":
                 raise BadInput(
@@ -76,11 +78,12 @@ def _layout(root: Path, layouts: Dict[str, LayoutConfig]) -> LayoutConfig:
     if not root.is_dir():
         raise BadInput(f"task.data.root={root}: no such folder")
     for layout in layouts.values():
-        stem = (root / layout.table).with_suffix("")
-        tables = [root / layout.table, *(stem.with_suffix(suffix) for suffix in TABLES)]
-        found = next((table for table in tables if table.is_file()), None)
-        if found and (root / layout.images).is_dir():
-            return replace(layout, table=found.name)
+        table = Path(layout.table)
+        tables = [layout.table, *(str(table.with_suffix(suffix)) for suffix in TABLES)]
+        found = next((name for t in tables if (name := image_names.on_disk(root, t)) and (root / name).is_file()), None)
+        folder = image_names.on_disk(root, layout.images)
+        if found and folder and (root / folder).is_dir():
+            return replace(layout, table=found, images=folder)
     wanted = "; ".join(f"{name}: {one.table} and {one.images}/" for name, one in layouts.items())
     raise BadInput(f"task.data.root={root}: holds no data set that task/data knows ({wanted})")
 
@@ -132,10 +135,12 @@ def _facts(text: str, table: Path, number: int) -> tuple[str, ...]:
     return tuple(str(fact) for fact in facts)
 
 
-def _with_image(item: Item, root: Path, layout: LayoutConfig, limits: ImageConfig) -> Item:
-    names = [item.image, *(item.image + suffix for suffix in layout.image_suffixes)]
-    name = next((n for n in names if (root / n).is_file()), names[0])
-    # Data tables come from elsewhere: a name must not lead out of the data set.
-    if not (root / name).resolve().is_relative_to(root.resolve()):
-        raise BadInput(f"{root / name}: leads out of task.data.root")
-    return replace(item, image=name, **images.check(root / name, limits.pixel_limit))
+def _with_image(item: Item, root: Path, layout: LayoutConfig, limits: ImageConfig, allow_urls: bool) -> Item:
+    name = item.cluster
+    if remote_images.is_url(name):
+        if not allow_urls:
+            raise BadInput(f"{name}: an address, and nothing is fetched unless task.data.allow_urls=true")
+        file = remote_images.fetch(name, limits.pixel_limit)
+        return replace(item, image=str(file), **images.check(file, limits.pixel_limit))
+    path = image_names.find(root, layout.images, name, layout.image_suffixes)
+    return replace(item, image=path, **images.check(root / path, limits.pixel_limit))
