@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import traceback
-from typing import Any, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 from omegaconf import DictConfig
 
-from vlm_eval import rows
+from vlm_eval import addresses, rows
 from vlm_eval.engines.base import Engine, Request, seed_of
 from vlm_eval.progress import Reporter
 from vlm_eval.resources import ResourceWatch
 from vlm_eval.rows import Item
-from vlm_eval.store import RunFolder
+from vlm_eval.store import RunFolder, now
 from vlm_eval.tasks.base import Task
+
+
+class EngineDied(RuntimeError):
+    """The engine raised while it was at work; the cause says what. Another process may have better luck."""
 
 
 def generate(
@@ -23,13 +28,10 @@ def generate(
     """The latency pass and all answers, as far as they are not in the folder yet; the engine is gone afterwards."""
     repeats = engine.repeats(task.config.repeats)
     requests = requests_of(cfg, task, items, repeats)
-    before, latencies = folder.read("answers"), folder.read("latency")
-    kept = engine.keep(before, latencies)
-    if len(kept) < len(before):
-        folder.replace("answers", kept)
-    have = {(a.item_id, a.repeat) for a in kept}
+    wanted = addresses.of_answers(cfg, engine, requests, items, repeats)
+    have = {(a.item_id, a.repeat) for a in _keep_answers(engine, items, wanted, folder)}
     unasked = [
-        rows.Answer(i.item_id, k, i.cluster, None, error=i.error)
+        rows.Answer(i.item_id, k, i.cluster, None, error=i.error, inputs=wanted[i.item_id, k])
         for i in items.values()
         if i.error
         for k in repeats
@@ -37,13 +39,38 @@ def generate(
     ]
     folder.append("answers", unasked)
     todo = [r for r in requests if (r.item_id, r.repeat) not in have]
-    timed = {(x.item_id, x.repeat) for x in latencies}
+    timed = {(x.item_id, x.repeat) for x in folder.read("latency")}
     alone = [r for r in engine.alone(requests) if (r.item_id, r.repeat) not in timed]
     if todo or alone:
-        _with_engine(engine, requests, todo, alone, folder, report)
+        _with_engine(engine, requests, todo, alone, wanted, folder, report)
     answers = folder.read("answers")
+    if "generation_wall_s" not in (known := folder.provenance().get("engine", {})):  # died after its last answer
+        folder.provenance(engine={**known, **_throughput(answers)})
     if all(a.text is None for a in answers):
         raise RuntimeError(f"not one of {len(answers)} requests was answered; the first: {answers[0].error}")
+
+
+def _keep_answers(
+    engine: Engine, items: Mapping[str, Item], wanted: Mapping[addresses.Key, str], folder: RunFolder
+) -> list[rows.Answer]:
+    """The answers of an earlier attempt that still follow from what is asked now; all others leave the folder, and so
+    do times that were taken of something else."""
+    before, latencies = folder.read("answers"), folder.read("latency")
+    kept = [
+        dataclasses.replace(a, cluster=items[a.item_id].cluster)  # whose file may have another name now
+        for a in engine.keep(before, latencies)
+        if a.inputs is not None and a.inputs == wanted.get((a.item_id, a.repeat))
+    ]
+    if kept != before:
+        folder.replace("answers", kept)
+    timed = [x for x in latencies if x.inputs is not None and x.inputs == wanted.get((x.item_id, x.repeat))]
+    if timed != latencies:
+        folder.replace("latency", timed)
+    return kept
+
+
+def _addressed(row: Any, wanted: Mapping[addresses.Key, str]) -> Any:
+    return dataclasses.replace(row, inputs=wanted[row.item_id, row.repeat])
 
 
 def _with_engine(
@@ -51,24 +78,33 @@ def _with_engine(
     requests: Sequence[Request],
     todo: Sequence[Request],
     alone: Sequence[Request],
+    wanted: Mapping[addresses.Key, str],
     folder: RunFolder,
     report: Reporter,
 ) -> None:
     done = len(requests) - len(todo)
-    before, measured = folder.provenance().get("engine", {}), {}
+    before = folder.provenance().get("engine", {})
     with ResourceWatch(lambda sample: folder.append("system", [sample])) as used:
         report("start engine")
         facts = engine.start()
         folder.provenance(engine={**before, **facts})
         report("start engine", note=facts["found"])
         try:
-            _time_alone(engine, alone, folder, report)  # first: the batch then finds the engine warm
-            batch = answer_all(engine, todo, folder, report, done) if todo else {}
-            if len(todo) == len(requests):  # the rest of an interrupted batch says nothing about a batch
-                measured = batch
+            _time_alone(engine, alone, wanted, folder, report)  # first: the batch then finds the engine warm
+            if todo:
+                answer_all(engine, todo, wanted, folder, report, done)
         finally:
             _stop(engine)
+    measured = _throughput(folder.read("answers"))
     folder.provenance(engine={**before, **measured, **_peaks(used, before), **facts})
+
+
+def _alive(from_engine: Iterator[Any]) -> Iterator[Any]:
+    """The same; what the engine raises, and not what we do with its answers, is its death."""
+    try:
+        yield from from_engine
+    except Exception as error:
+        raise EngineDied(str(error)) from error
 
 
 def _stop(engine: Engine) -> None:
@@ -104,21 +140,47 @@ def requests_of(cfg: DictConfig, task: Task, items: dict[str, Item], repeats: Se
     ]
 
 
-def answer_all(engine: Engine, todo: list[Request], folder: RunFolder, report: Reporter, done: int) -> dict[str, Any]:
-    """Append each answer when its request finishes; wall seconds and output tokens of this batch."""
-    total, tokens, began = done + len(todo), 0, time.monotonic()
-    for finished in engine.answer(todo):
-        finished = [rows.failed_if_empty(answer) for answer in finished]
+def answer_all(
+    engine: Engine,
+    todo: list[Request],
+    wanted: Mapping[addresses.Key, str],
+    folder: RunFolder,
+    report: Reporter,
+    done: int,
+) -> None:
+    """Append each answer when its request finishes, with the seconds since this batch began."""
+    total, tokens, began, batch = done + len(todo), 0, time.monotonic(), now()
+    for finished in _alive(engine.answer(todo)):
+        passed = time.monotonic() - began
+        stamp = {"batch": batch, "finished_s": round(passed, 4)}
+        finished = [dataclasses.replace(_addressed(rows.failed_if_empty(a), wanted), **stamp) for a in finished]
         folder.append("answers", finished)
         done += len(finished)
         tokens += sum(a.output_tokens or 0 for a in finished)
-        report("generate", done, total, f"{tokens / (time.monotonic() - began):.0f} tokens/s")
-    return {"generation_wall_s": round(time.monotonic() - began, 4), "generation_output_tokens": tokens}
+        report("generate", done, total, f"{tokens / passed:.0f} tokens/s")
 
 
-def _time_alone(engine: Engine, alone: Sequence[Request], folder: RunFolder, report: Reporter) -> None:
+def _throughput(answers: Sequence[rows.Answer]) -> dict[str, Any]:
+    """Wall seconds from each batch's start to its last answer, and output tokens, over all attempts at the run: what an
+    attempt that died had begun and not finished counts as nothing. One batch is what an uninterrupted run has."""
+    last: dict[str, float] = {}
+    for answer in answers:
+        if answer.batch is not None:
+            last[answer.batch] = max(last.get(answer.batch, 0.0), answer.finished_s)
+    tokens = sum(a.output_tokens or 0 for a in answers if a.batch is not None)
+    wall = round(sum(last.values()), 4)
+    return {"generation_wall_s": wall, "generation_output_tokens": tokens, "generation_batches": len(last)}
+
+
+def _time_alone(
+    engine: Engine,
+    alone: Sequence[Request],
+    wanted: Mapping[addresses.Key, str],
+    folder: RunFolder,
+    report: Reporter,
+) -> None:
     number = 0
-    for timed in engine.time_alone(alone) if alone else ():
-        folder.append("latency", timed)
+    for timed in _alive(engine.time_alone(alone)) if alone else ():
+        folder.append("latency", [_addressed(one, wanted) for one in timed])
         number += len(timed)
         report("latency", number, len(alone), "one at a time")

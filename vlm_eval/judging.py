@@ -6,12 +6,13 @@ one's numbers are `judge/*` in summary.json, those of any other `judge.NAME/*`.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 
-from vlm_eval import config
+from vlm_eval import addresses, config
 from vlm_eval.judges.base import Judge, JudgeRequest
 from vlm_eval.progress import Reporter
 from vlm_eval.provenance import inputs
@@ -34,12 +35,14 @@ def judge_answers(
     # A judgement that failed is asked for again; the new one takes the place of the old.
     before = folder.read("judgements")
     names = {*chosen.names, *judges_of(folder).get(chosen.name, {}).get("names", ())}
-    # With other parameters a judge that had no success before starts afresh.
-    changed = judges_of(folder).get(chosen.name, {}).get("config") not in (None, judge_inputs(cfg))
+    judge = addresses.of_judge(judge_inputs(cfg), chosen.facts())
+    shown = {(a.item_id, a.repeat): addresses.of_judged(items[a.item_id], a) for a in answers}
 
     def stays(j: Judgement) -> bool:
-        failed = j.status in ASKED_AGAIN or changed and j.status != "ok"
-        return j.judge not in names or not (chosen.remade or failed)
+        of_judge, _, of_judged = (j.inputs or "").partition("-")
+        if not of_judged or of_judged != shown.get((j.item_id, j.repeat)):
+            return False  # another answer, reference or picture: whoever judged it
+        return j.judge not in names or not (chosen.remade or j.status in ASKED_AGAIN or of_judge != judge)
 
     kept = [j for j in before if stays(j)]
     if len(kept) < len(before):
@@ -56,7 +59,9 @@ def judge_answers(
     _remember(folder, chosen.name, entry, main=False)  # it is the main judge when it has judged
     done, calls = len(mine), chosen.cost(len(answers))[0]
     for new in chosen.judge(requests, sum(j.cost_usd or 0.0 for j in before if j.judge in names)):
-        folder.append("judgements", new)
+        folder.append(
+            "judgements", [dataclasses.replace(j, inputs=f"{judge}-{shown[j.item_id, j.repeat]}") for j in new]
+        )
         done += len(new)
         report("judge", done, calls)
     _remember(folder, chosen.name, entry, main)

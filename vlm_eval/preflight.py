@@ -16,7 +16,7 @@ from vlm_eval import references
 from vlm_eval.engines.base import engine_of
 from vlm_eval.errors import BadInput
 from vlm_eval.provenance import inputs_hash
-from vlm_eval.store import RunFolder
+from vlm_eval.secret_input import refuse_in_config
 from vlm_eval.tasks.base import Task
 from vlm_eval.text_table import text_table
 
@@ -34,7 +34,20 @@ class Plan:
     not_scored: tuple[str, ...] = ()  # what cannot be had here, metrics and references, a sentence each
 
 
-def check(cfg: DictConfig, run_dir: Optional[str] = None, asked: Optional[dict[str, Optional[str]]] = None) -> Plan:
+_made_from: dict[Path, str] = {}  # run folder -> hash of all that the run follows from, of the points checked
+
+
+def made_from(run_dir: Path) -> Optional[str]:
+    """The hash of a checked run's inputs; a finished run whose provenance.json has another is work again."""
+    return _made_from.get(run_dir.resolve())
+
+
+def check(
+    cfg: DictConfig,
+    run_dir: Optional[str] = None,
+    asked: Optional[dict[str, Optional[str]]] = None,
+    overrides: Sequence[str] = (),
+) -> Plan:
     """Data there and images whole, the folder free or of this very run; then what engine, metrics and judge have to
     say of their own chances. `asked` is what metrics of other points have said already: a Hub that does not answer
     takes seconds to say so."""
@@ -47,9 +60,8 @@ def check(cfg: DictConfig, run_dir: Optional[str] = None, asked: Optional[dict[s
     items, _ = references.read_items(cfg, task)
     engine = engine_of(cfg, task)
     if run_dir:
-        made_from = RunFolder(run_dir).provenance().get("inputs_sha256")
-        if made_from not in (None, inputs_hash(cfg, task, engine, items)):
-            raise BadInput(f"{run_dir}: holds a run of another config, prompt or data; take another folder")
+        _check_folder(Path(run_dir), overrides)
+        _made_from[Path(run_dir).resolve()] = inputs_hash(cfg, task, engine, items)
     usable = [item for item in items if not item.error]
     memory = engine.check(task, usable)
     judge = configs.build(cfg.judge)
@@ -65,6 +77,13 @@ def check(cfg: DictConfig, run_dir: Optional[str] = None, asked: Optional[dict[s
     not_scored += filter(None, [references.without_reference(items)])
     usd = None if usd_each is None else usd_each * repeats
     return Plan(len(items), answers, memory, *judge.cost(answers), usd, tuple(not_scored))
+
+
+def _check_folder(run_dir: Path, overrides: Sequence[str]) -> None:
+    """A folder of other overrides is another run's; one of the same is this run's, whatever has changed since."""
+    file = run_dir / ".hydra" / "overrides.yaml"
+    if file.is_file() and configs.hash8(OmegaConf.load(file)) != configs.hash8(overrides):
+        raise BadInput(f"{run_dir}: holds a run of another config, prompt or data; take another folder")
 
 
 def _check_statistics(asked: configs.StatisticsConfig) -> None:
@@ -114,10 +133,11 @@ class PreflightCallback(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         # Hydra turns a callback's exception into a warning, but lets SystemExit pass.
         try:
+            refuse_in_config(config)
             cfg = configs.validate(config)
             if cfg.sweep.resume:
                 raise BadInput(f"sweep.resume={cfg.sweep.resume}: a sweep goes on with its own command, -m included")
-            plan = check(cfg, config.hydra.run.dir)
+            plan = check(cfg, config.hydra.run.dir, overrides=config.hydra.overrides.task)
         except BadInput as error:
             print(f"vlm-eval: {error}", file=sys.stderr)
             sys.exit(2)

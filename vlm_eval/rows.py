@@ -42,6 +42,9 @@ class Answer:
     visual_tokens: Optional[int] = None
     resized: Optional[tuple[int, int]] = None  # width, height in pixels as the vision tower saw them
     cost_usd: Optional[float] = None  # paid for in this run: 0 for one from the cache; None: free, or of unknown price
+    batch: Optional[str] = None  # when the batch began that it was made in; one for each attempt at the run
+    finished_s: Optional[float] = None  # after that
+    inputs: Optional[str] = None  # address of what it follows from (vlm_eval.addresses)
 
 
 def failed_if_empty(answer: Answer) -> Answer:
@@ -63,6 +66,7 @@ class Latency:
     error: Optional[str] = None
     repeat: int = 0
     cost_usd: Optional[float] = None
+    inputs: Optional[str] = None  # address of what it follows from (vlm_eval.addresses)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class Judgement:
     error: Optional[str] = None
     cached: bool = False  # taken from the disk, nothing was sent
     flag: Optional[str] = None  # the words by which the answer seems to instruct its judge
+    inputs: Optional[str] = None  # address of what it follows from (vlm_eval.addresses)
 
 
 def to_dict(row: Any) -> dict[str, Any]:

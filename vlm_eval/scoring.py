@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from vlm_eval import config, rows
+from vlm_eval import addresses, config, rows
 from vlm_eval.metrics.base import Answered
 from vlm_eval.progress import Reporter
 from vlm_eval.rows import Item
-from vlm_eval.store import RunFolder, write_json
+from vlm_eval.store import RunFolder, sha256_of, write_json
 
 
 def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Reporter) -> None:
@@ -19,7 +19,13 @@ def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Re
 
     In provenance.json `metrics` says what each metric's numbers depend on, `not_scored` which gave none at all and why.
     """
-    if "metrics" in folder.provenance():  # written last: all is scored already
+    known = folder.provenance()
+    scored_from = addresses.of_scores(
+        OmegaConf.to_container(cfg.metrics, resolve=True),
+        known.get("engine", {}),
+        sha256_of(*(folder.path / f"{kind}.jsonl" for kind in ("items", "answers", "latency"))),
+    )
+    if known.get("scored_from") == scored_from:  # written last: all is scored already
         return
     answers = folder.read("answers")
     data = Answered(items, answers, folder.read("latency"), folder.provenance().get("engine", {}))
@@ -46,4 +52,4 @@ def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Re
         if name not in not_scored:
             summary |= metric.summarise(data, scores)
     write_json(folder.path / "summary.json", summary)
-    folder.provenance(metrics=facts, not_scored=not_scored)
+    folder.provenance(metrics=facts, not_scored=not_scored, scored_from=scored_from)

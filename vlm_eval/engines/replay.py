@@ -18,8 +18,8 @@ from vlm_eval.tasks.base import Task
 BLOCK = 1000  # rows handed on at a time
 # What only the process that ran the model could measure; a table says nothing of it.
 MEASURED = (
-    *("engine_start_s", "generation_wall_s", "generation_output_tokens", "weights_gib", "kv_bytes_per_token"),
-    *("host_peak_gib", "gpu_peak_gib", "gpu_peak_of"),
+    *("generation_wall_s", "generation_output_tokens", "generation_batches", "engine_start_s", "weights_gib"),
+    *("kv_bytes_per_token", "host_peak_gib", "gpu_peak_gib", "gpu_peak_of"),
 )
 
 

@@ -44,6 +44,8 @@ class Tech(PlainMetric):
         if wall:
             tokens = data.engine.get("generation_output_tokens", 0)
             summary |= {"tech/generation_wall_s": wall, "tech/output_tokens_per_s": tokens / wall}
+            # More than 1: the run was interrupted, and a batch has a beginning and an end where less is under way.
+            summary["tech/generation_batches"] = data.engine.get("generation_batches", 1)
         for fact in ("engine_start_s", "weights_gib", "kv_bytes_per_token", "gpu_peak_gib", "host_peak_gib"):
             if data.engine.get(fact) is not None:
                 summary[f"tech/{fact}"] = data.engine[fact]
