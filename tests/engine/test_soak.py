@@ -1,0 +1,77 @@
+"""Many starts of the real engine in one sweep: the parent's memory, descriptors, threads and files stay flat."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..helpers import QUICK, make_data
+
+pytestmark = pytest.mark.engine
+
+# The command line in a process that notes, whenever a run has ended, what it holds.
+PARENT = """
+import gc, json, os, sys, threading
+import psutil
+from vlm_eval import cli, launch
+
+me, real, notes = psutil.Process(), launch.launch, open(os.environ["SOAK_NOTES"], "w")
+
+def noted(*arguments):
+    status = real(*arguments)
+    gc.collect()
+    temporary = sum(len(files) + len(folders) for _, folders, files in os.walk(os.environ["TMPDIR"]))
+    print(json.dumps({"state": status["state"], "error": status["error"], "rss": me.memory_info().rss,
+        "fds": me.num_fds(), "threads": me.num_threads(), "children": len(me.children(recursive=True)),
+        "temporary": temporary, "shm": len(os.listdir("/dev/shm"))}), file=notes, flush=True)
+    return status
+
+launch.launch = noted
+sys.exit(cli.main())
+"""
+
+
+def soak(tmp_path: Path, starts: int) -> list[dict]:
+    """What the parent held after each of so many runs, each with an engine of its own."""
+    data, temporary = make_data(tmp_path / "data", 1), tmp_path / "tmp"
+    temporary.mkdir()
+    command = ["-m", "model=demo", "quant=awq", "task=vqa", f"task.data.root={data}", "task.repeats=1", *QUICK]
+    command += ["engine.latency_pass.items=0", "task.sampling.max_tokens=4", "engine.max_model_len=1024"]
+    command += [f"run.seed=range({starts})", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    notes = tmp_path / "notes.jsonl"
+    environment = {**os.environ, "TMPDIR": str(temporary), "SOAK_NOTES": str(notes)}
+    ended = subprocess.run([sys.executable, "-c", PARENT, *command], cwd=tmp_path, env=environment, capture_output=True)
+    assert ended.returncode == 0, ended.stderr.decode()[-3000:]
+    return [json.loads(line) for line in notes.read_text().splitlines()]
+
+
+def check_flat(notes: list[dict], starts: int, most_growth_mib: float) -> str:
+    """AssertionError unless what is held at the end is what was held when the sweep had warmed up."""
+    assert len(notes) == starts and all(note["state"] == "ok" for note in notes)
+    early, late = notes[2 : 2 + starts // 5], notes[-(starts // 5) :]
+    for what in ("fds", "threads", "children", "temporary", "shm"):
+        assert max(n[what] for n in late) <= max(n[what] for n in early), (what, early, late)
+    assert {n["children"] for n in notes} == {0} and {n["temporary"] for n in notes} == {0}
+    growth = (statistics.median(n["rss"] for n in late) - statistics.median(n["rss"] for n in early)) / 2**20
+    assert growth < most_growth_mib, f"the parent grew by {growth:.1f} MiB"
+    held = notes[-1]
+    return (
+        f"{starts} starts: parent {held['rss'] / 2**20:.0f} MiB ({growth:+.2f} MiB), {held['fds']} descriptors, "
+        f"{held['threads']} threads, {held['temporary']} temporary files, {held['shm']} in /dev/shm"
+    )
+
+
+def test_fifteen_engine_starts(tmp_path):
+    print(check_flat(soak(tmp_path, 15), 15, most_growth_mib=3))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3 * 3600)
+def test_three_hundred_engine_starts(tmp_path):
+    print(check_flat(soak(tmp_path, 300), 300, most_growth_mib=3))
