@@ -18,7 +18,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from vlm_eval import clean
+from vlm_eval.clean.__main__ import KINDS, main, removes
+from vlm_eval.clean.caches import find_caches
+from vlm_eval.clean.mlflow_store import find_mlflow
+from vlm_eval.clean.sweeps import find_sweeps
 from vlm_eval.judges.cache import ReplyCache
 from vlm_eval.store import read_json, write_json
 
@@ -45,7 +48,7 @@ def run(monkeypatch, capsys):
         capsys.readouterr()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["scripts/clean", *arguments])
-            code = clean.main()
+            code = main()
         return Ended(code, *capsys.readouterr())
 
     return run
@@ -53,7 +56,7 @@ def run(monkeypatch, capsys):
 
 def listed(out: str) -> dict[str, str]:
     """path -> state"""
-    lines = [line for line in out.splitlines() if line.startswith(clean.KINDS)]
+    lines = [line for line in out.splitlines() if line.startswith(KINDS)]
     return {line.split()[1]: re.split(r" {2,}", line)[-1] for line in lines}
 
 
@@ -197,10 +200,10 @@ def test_the_script_itself():
 
 def test_a_running_sweep_and_its_cache_stay(run, running, tmp_path, capsys):
     ReplyCache(tmp_path / "cache" / "judge_replies.sqlite").put("key", {"text": "paid for"})
-    [listed_before] = clean.find_caches(None)
+    [listed_before] = find_caches(None)
     assert listed_before.state == "ok"
     folder, process = running("tracking=none")
-    assert not clean.removes(listed_before) and "left, it is running: process " in capsys.readouterr().err
+    assert not removes(listed_before) and "left, it is running: process " in capsys.readouterr().err
     old = make_sweep("old", 40)
     everything = ["sweeps", "caches", "--keep", "0", "--remove", "--yes"]
     cache = "../cache/judge_replies.sqlite"
@@ -242,13 +245,13 @@ def test_one_that_has_not_ended_and_was_just_written_to_stays(run):
 
 def test_one_that_begins_to_run_after_it_was_listed_stays(capsys):
     folder = make_sweep("old", 40)
-    [found] = clean.find_sweeps(None)
+    [found] = find_sweeps(None)
     assert found.state == "ok"
     with open(folder / "run" / "run.log") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert not clean.removes(found)
+        assert not removes(found)
     write_json(folder / "sweep.json", {"ended": None, "points": []})  # a resume has begun
-    assert not clean.removes(found) and folder.is_dir()
+    assert not removes(found) and folder.is_dir()
     assert capsys.readouterr().err.count("multirun/old: left, it is running") == 2
 
 
@@ -378,11 +381,11 @@ def test_a_real_sweep_leaves_mlflow_whole(run, client, cwd, running):
     assert len(client.search_traces(locations=[experiment], include_spans=False)) == 3
     assert len(runs_of(client)) == 3 and len(list((cwd / "mlruns/artifacts/traces").iterdir())) == 3
 
-    [found] = clean.find_mlflow(argparse.Namespace(uri=None))
+    [found] = find_mlflow(argparse.Namespace(uri=None))
     assert found.state == "ok"
     with open(next(folder.glob("*/run.log"))) as log:  # a judge has begun
         fcntl.flock(log, fcntl.LOCK_EX)
-        assert not clean.removes(found) and len(runs_of(client)) == 3
+        assert not removes(found) and len(runs_of(client)) == 3
     done = run(*everything)
     assert done.code == 0 and "1 of 1 removed" in done.out, done.err
     assert runs_of(client) == {stranger} and artifacts(cwd) == {stranger, "traces"}

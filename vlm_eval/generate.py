@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from vlm_eval import addresses, rows
 from vlm_eval.engines.base import Engine, Request, seed_of
 from vlm_eval.progress import Reporter
-from vlm_eval.resources import ResourceWatch
+from vlm_eval.resources import ResourceWatch, peaks_of
 from vlm_eval.rows import Item
 from vlm_eval.store import RunFolder, now
 from vlm_eval.tasks.base import Task
@@ -45,7 +45,7 @@ def generate(
         _with_engine(engine, requests, todo, alone, wanted, folder, report)
     answers = folder.read("answers")
     if "generation_wall_s" not in (known := folder.provenance().get("engine", {})):  # died after its last answer
-        folder.provenance(engine={**known, **_throughput(answers)})
+        folder.provenance(engine={**peaks_of(folder.read("system")), **_throughput(answers), **known})
     if all(a.text is None for a in answers):
         raise RuntimeError(f"not one of {len(answers)} requests was answered; the first: {answers[0].error}")
 

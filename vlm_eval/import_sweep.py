@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import sys
 from pathlib import Path
 from typing import Any, Optional
@@ -21,7 +20,7 @@ from vlm_eval import config
 from vlm_eval.engines.recorded import recorded_config
 from vlm_eval.errors import BadInput, one_line
 from vlm_eval.secret_input import guarded, refuse_in_config
-from vlm_eval.store import RunFolder, read_json, write_json
+from vlm_eval.store import RunFolder, lock_alone, read_json, write_json
 from vlm_eval.sweep import track
 from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig
 
@@ -89,10 +88,9 @@ def _track(tracker: Mlflow, cfg: DictConfig, run: RunFolder) -> bool:
     with contextlib.ExitStack() as open_files:
         try:
             log = open_files.enter_context(open(run.path / "run.log", "a", encoding="utf-8"))
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{PROGRAM}: {run.path.name}: another process works on this run", file=sys.stderr)
-            return False
+            if not lock_alone(log):
+                print(f"{PROGRAM}: {run.path.name}: another process works on this run", file=sys.stderr)
+                return False
         except OSError:
             pass  # a folder that can be read alone: nobody works on it
         return track(tracker, config.validate(cfg), run, PROGRAM)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import re
 import signal
@@ -42,8 +41,8 @@ from vlm_eval.judging import (
 from vlm_eval.progress import Display
 from vlm_eval.secret_input import guarded, refuse_in_config
 from vlm_eval.secrets import mask, mask_file
-from vlm_eval.store import RunFolder, read_json, sha256_of
-from vlm_eval.sweep import close, track
+from vlm_eval.store import RunFolder, lock_alone, read_json, sha256_of
+from vlm_eval.sweep import close, locked, track
 from vlm_eval.text_table import text_table
 
 ALL = "all"  # runs
@@ -125,10 +124,11 @@ def judge_sweep(sweep_dir: Path, node: DictConfig, as_main: bool) -> int:
     jobs = [_job(folder, label, node, Path(sweep["cwd"]), as_main) for folder, label in _ended_ok(sweep_dir, sweep)]
     if not jobs:
         raise BadInput(f"{sweep_dir}: no run of this sweep ended ok, there is nothing to judge")
-    codes = [_judge_apart(job) if job.judge.environment() else _judge(job, Display(job.label)) for job in jobs]
-    if 130 in codes:
-        raise KeyboardInterrupt
-    _close(sweep_dir, sweep, jobs)
+    with locked(sweep_dir):
+        codes = [_judge_apart(job) if job.judge.environment() else _judge(job, Display(job.label)) for job in jobs]
+        if 130 in codes:
+            raise KeyboardInterrupt
+        _close(sweep_dir, sweep, jobs)
     _say_what_it_gave(jobs, codes)
     return 1 if any(codes) or _nothing_judged(jobs) else 0
 
@@ -206,9 +206,7 @@ def _judge(job: Job, display: Display) -> int:
         display.show({"stage": stage, "done": done, "total": total, "note": note})
 
     with open(job.folder.path / "run.log", "a", encoding="utf-8") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_alone(log):
             print(f"{job.label}  not judged: another process works on this run", file=display.out)
             return 1
         try:

@@ -5,7 +5,6 @@ A process a run: a crash, an out-of-memory kill or a leak ends with it, and this
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import json
 import os
@@ -27,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from vlm_eval import config, secrets, signals
 from vlm_eval.errors import one_line
 from vlm_eval.progress import Display
-from vlm_eval.store import RunFolder, now
+from vlm_eval.store import RunFolder, is_locked, now
 
 STOP_WITHIN_S = 6.0  # of signals.END_WITHIN_S; the rest is for what the sweep has to write
 STAGES_OF_ENGINE = ("start engine", "latency", "generate")
@@ -57,7 +56,7 @@ def launch(cfg: DictConfig, run_dir: Path, label: str, made_from: Optional[str] 
     if folder.status().get("state") == "ok" and made_from in (None, folder.provenance().get("inputs_sha256")):
         print(f"{label}  done already", file=sys.stderr)
         return folder.status()
-    if _is_taken(folder):  # whose status is the other process's to say
+    if is_locked(folder.path / "run.log"):  # whose status is the other process's to say
         print(f"{label}  not started: another process works on it", file=sys.stderr)
         return {"state": "failed", "stage": "start", "error": "another process works on this run"}
     until = time.monotonic() + cfg.run.timeout_s if cfg.run.timeout_s else None
@@ -143,16 +142,6 @@ def _own_temporary_files() -> Iterator[dict[str, str]]:
         yield {"TMPDIR": folder, "TORCHINDUCTOR_CACHE_DIR": inductor}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_taken(folder: RunFolder) -> bool:
-    """Whether a run's process is at work in the folder; that process looks again, and for certain."""
-    with open(folder.path / "run.log", "ab") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _restarts(cfg: DictConfig) -> int:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Sequence
 
 import psutil
 
@@ -44,7 +44,7 @@ class ResourceWatch:
 
     def __enter__(self) -> "ResourceWatch":
         self._nvml = _open_nvml()
-        self._told = time.monotonic()
+        self._told = time.monotonic() - SERIES_EVERY_S  # at once, so that the shortest attempt at a run has a sample
         self._thread.start()
         return self
 
@@ -90,6 +90,16 @@ class ResourceWatch:
         except OSError as error:  # a full disk ends the series; the peaks are watched on
             print(f"no more samples in system.jsonl: {error}", file=sys.stderr)
             self._tell = None
+
+
+def peaks_of(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Peaks as the series has them, of a run that was killed before it could write its own; a sample a second sees less
+    than ten."""
+    if not samples:
+        return {}
+    cards = [sample.gpu_gib[0] for sample in samples if sample.gpu_gib]
+    of_card = {"gpu_peak_gib": max(cards), "gpu_peak_of": "card"} if cards else {}
+    return {"host_peak_gib": max(sample.host_gib for sample in samples), **of_card}
 
 
 def _open_nvml() -> Optional[object]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import signal
 import sys
@@ -27,7 +26,7 @@ from vlm_eval.progress import Reporter
 from vlm_eval.provenance import environment_facts, inputs_hash
 from vlm_eval.rows import Item
 from vlm_eval.scoring import score
-from vlm_eval.store import RunFolder
+from vlm_eval.store import RunFolder, lock_alone
 from vlm_eval.tasks.base import Task
 
 PR_SET_PDEATHSIG = 1
@@ -83,9 +82,7 @@ def main(run_dir: str) -> int:
     os.dup2(2, 1)
     folder, report = RunFolder(run_dir), Reporter(pipe)
     lock = open(folder.path / "run.log", "a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock_alone(lock):
         print(f"{folder.path}: another process works on this run", file=sys.stderr)
         return 3
     folder.set_status("running", "start")

@@ -7,7 +7,8 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from vlm_eval.store import RunFolder, now, read_json
+from vlm_eval.store import RunFolder, is_locked, now, read_json
+from vlm_eval.sweep import LOCK
 from vlm_eval.text_table import text_table
 
 
@@ -26,7 +27,7 @@ def main() -> int:
         rows.append(
             [
                 point["folder"],
-                status.get("state", "waiting"),
+                _state(run, folder),
                 status.get("stage") or "",
                 len(run.read("answers")),
                 _seconds(status),
@@ -35,6 +36,13 @@ def main() -> int:
         )
     print(text_table(["run", "state", "stage", "answers", "seconds", "error"], rows))
     return 0
+
+
+def _state(run: RunFolder, sweep: Path) -> str:
+    """As in its status.json; "died" for one that had no time to say so, as when the power failed."""
+    state = run.status().get("state", "waiting")
+    works = is_locked(run.path / "run.log") or is_locked(sweep / LOCK)
+    return "died" if state == "running" and not works else state
 
 
 def _seconds(status: dict) -> str:

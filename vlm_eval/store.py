@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import sys
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Iterable, Optional
@@ -69,6 +71,31 @@ def read_json(path: Path) -> dict[str, Any]:
         os.replace(path, aside)
         print(f"{path}: not JSON ({error}); set aside as {aside.name}", file=sys.stderr)
         return {}
+
+
+def lock_alone(file: Any, within_s: float = 0.5) -> bool:
+    """Lock an open file for this process; False where another has it for longer than one that only looks."""
+    until = time.monotonic() + within_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process holds it; where that cannot be told, it is."""
+    try:
+        with open(file, "rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 class RunFolder:

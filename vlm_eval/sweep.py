@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import os
 import shlex
@@ -18,7 +17,7 @@ from vlm_eval import config, preflight, signals
 from vlm_eval.comparison import Run, closing_table, not_comparable, read_runs, write_comparison
 from vlm_eval.errors import BadInput, one_line
 from vlm_eval.secret_input import refuse_in_config
-from vlm_eval.store import RunFolder, now, read_json, write_json
+from vlm_eval.store import RunFolder, lock_alone, now, read_json, write_json
 
 LOCK = "sweep.lock"  # held by the process that works on the sweep, as long as it does
 
@@ -137,10 +136,8 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise BadInput(f"{folder}: cannot be written: {error.strerror}; mend that, or take another folder") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput(f"{folder}: another process works on this sweep; wait for its end") from error
+        if not lock_alone(lock):
+            raise BadInput(f"{folder}: another process works on this sweep; wait for its end")
         yield
 
 

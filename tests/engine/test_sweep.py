@@ -108,6 +108,7 @@ def test_answers_are_on_the_disk_when_they_finish_and_a_dead_run_goes_on(tmp_pat
         "engine.latency_pass.items=0",
         "tracking=none",
         "engine._target_=tests.engine.dying.DyingVllmEngine",
+        "engine.retries=0",
     )
     died = vlm_eval(tmp_path, *command)
     assert died.result.returncode == 1

@@ -331,7 +331,17 @@ FAULTS = [
     Fault("Ctrl-C", to_sweep(signal.SIGINT), "interrupted", BY_SIGNAL, 130, other=None),
     Fault("SIGTERM", to_sweep(signal.SIGTERM), "interrupted", BY_SIGNAL, 143, other=None),
     Fault("SIGHUP: the terminal is closed", to_sweep(signal.SIGHUP), "interrupted", BY_SIGNAL, 129, other=None),
-    Fault("SIGTERM twice", to_sweep(signal.SIGTERM, signal.SIGTERM), "interrupted", BY_SIGNAL, 143, other=None),
+    Fault(
+        *(
+            "SIGTERM twice, to a run that is deaf to it",
+            to_sweep(signal.SIGTERM, signal.SIGTERM),
+            "interrupted",
+            BY_SIGNAL,
+            143,
+        ),
+        other=None,
+        mode="deaf",
+    ),
     Fault(
         "SIGTERM while the judge is asked", to_sweep(signal.SIGTERM, when=judging), "interrupted", BY_SIGNAL, 143, None
     ),

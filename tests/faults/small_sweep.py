@@ -87,7 +87,7 @@ class SmallSweep:
         """What `condition` gives once it is true; a sweep that ends before that is an error."""
         over = time.monotonic() + within_s
         while time.monotonic() < over:
-            with contextlib.suppress(OSError, ValueError, KeyError, IndexError, psutil.Error):
+            with contextlib.suppress(OSError, ValueError, KeyError, IndexError, StopIteration, psutil.Error):
                 if found := condition():
                     return found
             if self.process.poll() is not None:
@@ -113,7 +113,8 @@ class SmallSweep:
 
     @property
     def runs(self) -> list[RunFolder]:
-        return [RunFolder(self.folder / point["folder"]) for point in read_json(self.folder / "sweep.json")["points"]]
+        points = read_json(self.folder / "sweep.json").get("points", [])  # none: killed before it was written
+        return [RunFolder(self.folder / point["folder"]) for point in points]
 
     @property
     def victim(self) -> RunFolder:
@@ -157,7 +158,7 @@ class SmallSweep:
                     for j in run.read("judgements")
                 ),
                 *((("summary", name), None if _by_clock(name) else value) for name, value in run.summary().items()),
-                (("state",), run.status()["state"]),
+                (("state",), run.status().get("state")),
             ]
             for key, value in rows:
                 assert (number, *key) not in found, f"twice: {(number, *key)}"

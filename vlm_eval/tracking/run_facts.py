@@ -43,6 +43,7 @@ def tags_of(cfg: DictConfig, folder: RunFolder, parent: Optional[str]) -> dict[s
         "data_sha256": data_sha256(folder),
         "mlflow.parentRunId": parent,
         **{name: engine.get(name) for name in LOADED},
+        "vlm_eval.engine_restarts": len(provenance.get("engine_restarts", ())) or None,
         "trust_remote_code": engine.get("trust_remote_code") or None,
         **{f"vlm_eval.{m}.{k}": v for m, facts in provenance.get("metrics", {}).items() for k, v in facts.items()},
     }

@@ -1,0 +1,1 @@
+"""scripts/clean: old sweeps, caches and MLflow artifacts, listed and removed."""
