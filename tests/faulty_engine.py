@@ -18,6 +18,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Iterator, Optional, Sequence
 
+import psutil
+
 from vlm_eval.engines.base import Candidate, Engine, Request, first_of_each
 from vlm_eval.rows import Answer, Latency
 
@@ -58,10 +60,11 @@ def _litter() -> None:
 
 
 def _memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+    limit = psutil.Process().memory_info().vms + 2**28
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     held = []
     while True:
-        held.append(bytearray(2**28))
+        held.append(bytearray(2**24))
 
 
 def _thread() -> None:

@@ -196,3 +196,37 @@ def test_provenance_is_added_to(run):
     run.provenance(engine={"found": "x"})
     assert run.provenance(python="3.11") == {"engine": {"found": "x"}, "python": "3.11"}
     assert run.provenance() == {"engine": {"found": "x"}, "python": "3.11"}
+
+
+def test_lines_that_are_no_rows_are_said_by_who_reads_and_taken_out_by_who_mends(run, capsys):
+    run.append("answers", ROWS["answers"])
+    file = run.path / "answers.jsonl"
+    first, second = file.read_bytes().splitlines(keepends=True)
+    broken = bytes(30) + first[30:] + b'{"item_id": "c"}\n' + second + b'["a"]\n' + b'{"item_id": "torn'
+    file.write_bytes(broken)
+    assert run.read("answers") == [ROWS["answers"][1]]
+    assert "answers.jsonl: 3 of 4 lines are no rows; a resume makes them again" in capsys.readouterr().err
+    [said] = run.mend()
+    assert said.startswith("answers.jsonl: 3 of 4 lines are no rows")
+    assert file.read_bytes() == second and run.mend() == []
+    assert (run.path / "answers.jsonl.broken").read_bytes() == broken.rpartition(b"\n")[0] + b"\n"
+
+
+def test_a_status_that_is_no_json_is_set_aside_and_said(run, capsys):
+    run.set_status("ok")
+    (run.path / "status.json").write_text('{"state": "o')
+    assert run.status() == {}
+    assert "status.json: not JSON" in capsys.readouterr().err
+    assert (run.path / "status.json.broken").read_text() == '{"state": "o' and run.status() == {}
+
+
+def test_a_status_finds_room_on_a_full_disk(run, monkeypatch):
+    from vlm_eval import store
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    run.set_status("running", "start")
+    monkeypatch.setattr(store, "write_json", full)
+    run.set_status("failed", "generate", "no space")
+    assert run.status()["state"] == "failed" and run.status()["error"] == "no space"

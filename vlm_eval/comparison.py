@@ -19,6 +19,7 @@ from vlm_eval.tables import neutral
 from vlm_eval.text_table import text_table
 
 COMMON = "judge/match_ratio_common"  # over the answers that all runs of a task have, see sweep_statistics
+CUT_OFF = "tech/truncated_rate"  # answers that ended at task.sampling.max_tokens
 HEADLINES = {  # columns of the closing table: (summary's name, heading, format)
     "judge/match_ratio": ("match ratio", "{:.3f}"),
     COMMON: ("of common answers", "{:.3f}"),
@@ -34,6 +35,7 @@ HEADLINES = {  # columns of the closing table: (summary's name, heading, format)
     "tech/host_peak_gib": ("RAM peak GiB", "{:.2f}"),
     "tech/gpu_peak_gib": ("GPU peak GiB", "{:.2f}"),
     "tech/failed_rate": ("failed", "{:.0%}"),
+    CUT_OFF: ("cut off", "{:.1%}"),
 }
 
 GROUPS = ("model", "quant", "task")  # the first columns of comparison.csv, whether they were overridden or not
@@ -128,12 +130,14 @@ def not_scored(runs: Sequence[Run]) -> list[Reason]:
     ]
 
 
-def closing_table(folder: Path, runs: Sequence[Run], how_to_open: str, more: Sequence[str] = ()) -> str:
+def closing_table(folder: Path, runs: Sequence[Run], how_to_open: Optional[str], more: Sequence[str] = ()) -> str:
     """What a person sees at the end: a row a run, ok or why not, the headline numbers, `more`, and where to look."""
     shown = {k: v for k, v in HEADLINES.items() if any(k in run.summary for run in runs)}
     with_common = [r.summary for r in runs if COMMON in r.summary]
     if all(numbers[f"{COMMON}_n"] == numbers.get("judge/match_ratio_n") for numbers in with_common):
         shown.pop(COMMON, None)  # all runs have the same answers: it would say the same again
+    if not any(run.summary.get(CUT_OFF) for run in runs):
+        shown.pop(CUT_OFF, None)
     rows = [
         [r.folder, r.state, *(form.format(r.summary[k]) if k in r.summary else "" for k, (_, form) in shown.items())]
         for r in runs

@@ -126,12 +126,15 @@ class RunFolder:
         os.replace(beside, file)
 
     def read(self, kind: str) -> list[Any]:
-        """All whole rows of `<kind>.jsonl`; a last line torn by a crash is not one."""
+        """All whole rows of `<kind>.jsonl`. A last line torn by a crash is none; other lines that are none are said."""
         file = self.path / f"{kind}.jsonl"
         if not file.is_file():
             return []
-        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
-        return [rows.from_dict(KINDS[kind], json.loads(line)) for line in lines[:-1] if line]
+        lines = [line for line in file.read_bytes().split(b"\n")[:-1] if line]
+        found = [row for row in (_row(kind, line) for line in lines) if row is not None]
+        if broken := len(lines) - len(found):
+            print(f"{file}: {broken} of {len(lines)} lines are no rows; a resume makes them again", file=sys.stderr)
+        return found
 
     def mend(self) -> list[str]:
         """Take out lines that are no rows, as a broken disk leaves them, so that these rows are made again; a sentence
@@ -141,11 +144,11 @@ class RunFolder:
             file = self.path / f"{kind}.jsonl"
             _cut_torn_line(file)
             if file.is_file():
-                lines = file.read_bytes().splitlines(keepends=True)
-                whole = [line for line in lines if _is_row(kind, line)]
+                lines = [line for line in file.read_bytes().split(b"\n") if line]
+                whole = [line for line in lines if _row(kind, line) is not None]
                 if broken := len(lines) - len(whole):
                     os.replace(file, aside := file.with_name(f"{file.name}.broken"))
-                    file.write_bytes(b"".join(whole))
+                    file.write_bytes(b"".join(line + b"\n" for line in whole))
                     said.append(
                         f"{file.name}: {broken} of {len(lines)} lines are no rows and are made again; {aside.name}"
                     )
@@ -207,12 +210,12 @@ def _write_over(path: Path, data: Any) -> None:
         os.fsync(out.fileno())
 
 
-def _is_row(kind: str, line: bytes) -> bool:
+def _row(kind: str, line: bytes) -> Any:
+    """None for a line that is no row, as a broken disk leaves them."""
     try:
-        rows.from_dict(KINDS[kind], json.loads(line.decode("utf-8")))
-        return line.endswith(b"\n")
+        return rows.from_dict(KINDS[kind], json.loads(line.decode("utf-8", "replace")))
     except (ValueError, TypeError, AttributeError, LookupError):
-        return False
+        return None
 
 
 def _cut_torn_line(file: Path) -> None:

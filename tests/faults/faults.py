@@ -83,6 +83,12 @@ def to_sweep(*numbers: int, when: Step = generating) -> Step:
     return inject
 
 
+def deaf(sweep: SmallSweep) -> None:
+    """Its engine has begun to ignore SIGTERM."""
+    generating(sweep)
+    time.sleep(1)
+
+
 def killed_both(sweep: SmallSweep) -> None:
     """As when the power fails: nobody has a last word."""
     generating(sweep)
@@ -334,7 +340,7 @@ FAULTS = [
     Fault(
         *(
             "SIGTERM twice, to a run that is deaf to it",
-            to_sweep(signal.SIGTERM, signal.SIGTERM),
+            to_sweep(signal.SIGTERM, signal.SIGTERM, when=deaf),
             "interrupted",
             BY_SIGNAL,
             143,
