@@ -25,7 +25,13 @@ def start(command: Sequence[str], port: int, log: Path, **environment: str) -> s
     """Starts it in a session of its own and waits until it answers on 127.0.0.1."""
     with open(log, "w") as out:
         process = subprocess.Popen(
-            command, start_new_session=True, stdout=out, stderr=out, env={**os.environ, **environment}
+            command,
+            start_new_session=True,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **environment},
+            # A shell that started the tests in the background has SIGINT ignored, and bash cannot trap what was.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     for _ in range(300):
         try:

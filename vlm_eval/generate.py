@@ -41,7 +41,7 @@ def generate(
     todo = [r for r in requests if (r.item_id, r.repeat) not in have]
     timed = {(x.item_id, x.repeat) for x in folder.read("latency")}
     alone = [r for r in engine.alone(requests) if (r.item_id, r.repeat) not in timed]
-    if todo or alone:
+    if todo or alone or "found" not in folder.provenance().get("engine", {}):  # a lost provenance.json: looked up again
         _with_engine(engine, requests, todo, alone, wanted, folder, report)
     answers = folder.read("answers")
     if "generation_wall_s" not in (known := folder.provenance().get("engine", {})):  # died after its last answer

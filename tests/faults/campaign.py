@@ -17,6 +17,8 @@ from .faults import Fault
 from .proxy import Proxy
 from .small_sweep import JUDGE_CONCURRENCY, SmallSweep, kept
 
+CLOCK = Path(__file__).with_name("clock.c")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -49,15 +51,12 @@ def befall(fault: Fault, root: Path, expected: dict[tuple, Any], calls: int) -> 
         disk = stack.enter_context(_disk(root)) if fault.disk else None
         proxy = stack.enter_context(_mlflow(root)) if fault.server else None
         more = [o.format(root=root) for o in fault.more]
-        environment = dict(fault.environment)
+        environment = _clock(root) if fault.clock else {}
         if proxy:
             more += ["tracking=mlflow_server", f"tracking.uri={proxy.url}"]
             environment |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
         sweep = SmallSweep(root, mode=fault.mode, folder=disk and disk / "sweep", more=more)
         sweep.proxy = proxy
-        if "LD_PRELOAD" in environment:
-            (root / "clock").write_text("+0")
-            environment["FAKETIME_TIMESTAMP_FILE"] = str(root / "clock")
         try:
             sweep.begin(**environment)
             fault.inject(sweep)
@@ -116,6 +115,14 @@ def _disk(root: Path) -> Iterator[Path]:
         yield where
     finally:
         subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+def _clock(root: Path) -> dict[str, str]:
+    """Variables under which the file root/clock says by how many seconds the time of day is off."""
+    library = root / "clock.so"
+    subprocess.run(["g++", "-x", "c", "-shared", "-fPIC", "-o", str(library), str(CLOCK), "-ldl"], check=True)
+    (root / "clock").write_text("0")
+    return {"LD_PRELOAD": str(library), "CLOCK_OFF_BY": str(root / "clock")}
 
 
 @contextlib.contextmanager

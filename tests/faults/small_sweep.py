@@ -55,6 +55,7 @@ class SmallSweep:
         ]
         self.process: Optional[subprocess.Popen] = None
         self.proxy: Any = None  # in front of MLflow's server, where there is one
+        self.clock = root / "clock"  # by how many seconds the time of day is off, where that can be set
 
     def close(self) -> None:
         for process in self.left_behind():

@@ -30,7 +30,6 @@ def expected(tmp_path_factory):
 
 def _marks(fault):
     marks = [] if fault.name in IN_CI else [pytest.mark.long]
-    marks += [pytest.mark.needs(part) for part in fault.needs]
     if fault.disk:
         marks.append(pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which only root may"))
     return marks

@@ -83,7 +83,7 @@ class Server:
         """Its exit code; nothing may be left."""
         family = self.family()
         self.process.send_signal(how)
-        code = self.process.wait(60)
+        code = self.process.wait(30)
         self.assert_gone(family)
         return code
 

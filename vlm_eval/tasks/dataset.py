@@ -39,8 +39,8 @@ class LayoutConfig:
 @dataclass
 class DataConfig:
     root: Optional[str] = None
-    allow_urls: bool = False  # fetch pictures that the table names by an address
     layouts: Dict[str, LayoutConfig] = field(default_factory=dict)
+    allow_urls: bool = False  # fetch pictures that the table names by an address
 
 
 def read_items(data: DataConfig, limits: ImageConfig, needs_question: bool, on_bad_item: str) -> list[Item]:
