@@ -20,6 +20,7 @@ from vlm_eval.rows import Item, Judgement
 from vlm_eval.store import RunFolder, write_json
 
 ASKED_AGAIN = ("error", "over_budget")
+FAILED = (*ASKED_AGAIN, "invalid", "refused")
 
 
 def judge_answers(
@@ -38,11 +39,17 @@ def judge_answers(
     judge = addresses.of_judge(judge_inputs(cfg), chosen.facts())
     shown = {(a.item_id, a.repeat): addresses.of_judged(items[a.item_id], a) for a in answers}
 
+    limit = OmegaConf.select(cfg, "judge.max_fail_rate")
+    asked = [j for j in before if j.judge in names and j.status != "not_asked"]
+    too_many = limit is not None and sum(j.status != "ok" for j in asked) > limit * len(asked)
+    # With too many failures the judge itself was in trouble, and what it said amiss is no answer to stay with.
+    again = FAILED if too_many else ASKED_AGAIN
+
     def stays(j: Judgement) -> bool:
         of_judge, _, of_judged = (j.inputs or "").partition("-")
         if not of_judged or of_judged != shown.get((j.item_id, j.repeat)):
             return False  # another answer, reference or picture: whoever judged it
-        return j.judge not in names or not (chosen.remade or j.status in ASKED_AGAIN or of_judge != judge)
+        return j.judge not in names or not (chosen.remade or j.status in again or of_judge != judge)
 
     kept = [j for j in before if stays(j)]
     if len(kept) < len(before):
@@ -66,7 +73,6 @@ def judge_answers(
         report("judge", done, calls)
     _remember(folder, chosen.name, entry, main)
     summarise_judges(folder)
-    limit = OmegaConf.select(cfg, "judge.max_fail_rate")
     failed = folder.summary().get(f"{prefix_of(folder, chosen.name)}/fail_rate", 0.0)
     if limit is not None and failed > limit:
         from vlm_eval.judges.summary import failures

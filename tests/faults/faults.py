@@ -187,7 +187,7 @@ def judge_says(status: Optional[int], said: object, calls: Optional[int] = None)
 
 
 def judge_hangs(sweep: SmallSweep) -> None:
-    sweep.server.script = lambda number, body: (time.sleep(8), (200, fair(body)))[1]
+    sweep.server.script = lambda number, body: (time.sleep(3), (200, fair(body)))[1]
 
 
 def judge_recovers(sweep: SmallSweep) -> None:
@@ -401,7 +401,15 @@ FAULTS = [
         other="failed",
         mend=judge_recovers,
     ),
-    Fault("judge does not answer", judge_hangs, "failed", "judge", other="failed", mend=judge_recovers),
+    Fault(
+        "judge does not answer",
+        judge_hangs,
+        "failed",
+        "judge",
+        other="failed",
+        mend=judge_recovers,
+        more=["judge.timeout_s=1"],
+    ),
     # data and clock
     Fault("screenshot changed before the resume", picture_changed, "failed", KILLED, check=asked_again("a")),
     Fault("screenshot gone before the resume", picture_gone, "failed", KILLED, 2),
