@@ -45,6 +45,7 @@ class Fault:
     more: Sequence[str] = ()  # overrides
     disk: bool = False  # on a small file system of its own
     server: bool = False  # tracked by an MLflow server behind sweep.proxy
+    within_s: float = 120  # the first attempt ends
     clock: bool = False  # with a time of day that can be set
 
 
@@ -465,6 +466,7 @@ FAULTS = [
         mend=imported,
         check=once_in_mlflow,
         server=True,
+        within_s=300,
     ),
     Fault("MLflow's sqlite store locked by another", store_locked, "ok", code=0, more=SQLITE),
 ]

@@ -12,7 +12,7 @@ CHUNK = 65536
 
 
 class Proxy:
-    """pass; slow: half a second before each piece of a request; refuse: closed at once; cut: in the middle of the
+    """pass; slow: 0.2 s before each piece of a request; refuse: closed at once; cut: in the middle of the
     server's reply; error: HTTP 500 instead of it; silent: no reply at all."""
 
     def __init__(self, target: str):
@@ -49,7 +49,7 @@ class Proxy:
             while piece := source.recv(CHUNK):
                 self.requests += way == "to server"
                 if way == "to server" and self.mode == "slow":
-                    time.sleep(0.5)
+                    time.sleep(0.2)
                 if way == "to server" and self.mode == "error":
                     source.sendall(
                         b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfire"

@@ -16,6 +16,7 @@ from tests.helpers import REPO
 from tests.report.sweep import make_sweep
 from vlm_eval.report.write import write_report
 from vlm_eval.store import RunFolder, read_json
+from vlm_eval.tracking.mlflow import KEY
 
 
 def run_import(folder: Path, *options: str) -> subprocess.CompletedProcess:
@@ -67,8 +68,13 @@ def test_a_sweep_is_there_once_however_often_it_is_imported(sweep, tmp_path):
     assert metrics == pytest.approx({"gptq4": 4.4 / 6, "bf16": 0.9})
     assert read_json(sweep / "sweep.json")["mlflow_run_id"] == parent.info.run_id
 
-    # Again, and from a copy whose files know nothing of a store.
-    assert run_import(sweep).returncode == 0
+    # Again, after requests whose answer was lost: MLflow's client asked twice, and the server made a run each time.
+    for run in (parent, *children):
+        client.create_run(run.info.experiment_id, tags={KEY: run.data.tags[KEY]})
+    said = run_import(sweep)
+    assert said.returncode == 0 and said.stderr.count("is of the same folder") == 4, said.stderr
+    assert {r.info.run_id for r in runs_in(client)} == {r.info.run_id for r in (parent, *children)}
+    # And from a copy whose files know nothing of a store.
     copy = shutil.copytree(sweep, tmp_path / "elsewhere" / "copy")
     for run in (RunFolder(copy / f"demo-{q}-vqa") for q in ("gptq4", "awq", "bf16")):
         run.set_mlflow_run(None)

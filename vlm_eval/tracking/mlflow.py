@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -150,17 +151,30 @@ class Mlflow:
     def _run_of(self, folder: Path, known: Optional[str]) -> Optional[str]:
         """The MLflow run of a sweep's or a run's folder: the one its files name, if this store and experiment have it,
         else the one that was made of it (the files may name another store's, or be a copy). None: there is none."""
+        filter_ = f"tags.`{KEY}` = '{key_of(folder)}'"
+        found = [r for r in self._client.search_runs([self._experiment], filter_) if r.info.run_id != known]
+        if self._is_here(known):
+            kept = known
+        elif found:
+            kept = max(found, key=lambda run: (len(run.data.metrics), -run.info.start_time)).info.run_id
+        else:
+            return None
+        # MLflow's client asks again where an answer was lost, and the server may have made a run each time.
+        for double in (run.info.run_id for run in found if run.info.run_id != kept):
+            self._client.delete_run(double)
+            print(f"MLflow run {double}: deleted, {kept} is of the same folder", file=sys.stderr)
+        return kept
+
+    def _is_here(self, run_id: Optional[str]) -> bool:
         from mlflow.exceptions import MlflowException
 
         try:
-            info = self._client.get_run(known).info if known else None
-            if info and info.lifecycle_stage == "active" and info.experiment_id == self._experiment:
-                return known
+            info = self._client.get_run(run_id).info if run_id else None
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-        found = self._client.search_runs([self._experiment], f"tags.`{KEY}` = '{key_of(folder)}'", max_results=1)
-        return found[0].info.run_id if found else None
+            return False
+        return bool(info) and info.lifecycle_stage == "active" and info.experiment_id == self._experiment
 
     def _log_screenshots(self, run_id: str, cfg: DictConfig, folder: RunFolder) -> None:
         """Those that are not there yet; one that is gone from the disk is left out, as the report says too."""
