@@ -11,7 +11,7 @@ import pytest
 import vlm_eval
 from vlm_eval import config, paths, status
 from vlm_eval.rows import Answer
-from vlm_eval.store import RunFolder, write_json
+from vlm_eval.store import RunFolder, lock_alone, write_json
 
 from .helpers import VLM_EVAL, composed, make_checkpoint, make_data, python, write_table
 
@@ -319,13 +319,22 @@ def sweep(tmp_path):
 
 def test_status_says_a_line_a_run(sweep, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["vlm-eval-status", str(sweep)])
-    assert status.main() == 0
+    with open(sweep / "sweep.lock", "a") as lock:  # as the sweep's process holds it
+        assert lock_alone(lock)
+        assert status.main() == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["run", "state", "stage", "answers", "seconds", "error"]
     assert rows[2][:3] == ["done", "ok", "3"] and rows[2][4:] == ["not", "tracked:", "no", "server"]
     assert rows[3][:4] == ["under_way", "running", "start", "0"]
     assert rows[4][:4] == ["dead", "failed", "generate", "0"] and rows[4][-3:] == ["killed", "by", "SIGKILL"]
     assert rows[5] == ["not_yet", "waiting", "0"]
+
+
+def test_status_calls_a_run_died_that_nobody_works_on(sweep, monkeypatch, capsys):
+    """Its process and the sweep's were killed, and neither could say so."""
+    monkeypatch.setattr(sys, "argv", ["vlm-eval-status", str(sweep)])
+    assert status.main() == 0
+    assert capsys.readouterr().out.splitlines()[3].split()[:3] == ["under_way", "died", "start"]
 
 
 def test_status_of_a_folder_that_is_no_sweep(tmp_path):

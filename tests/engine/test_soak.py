@@ -26,10 +26,12 @@ me, real, notes = psutil.Process(), launch.launch, open(os.environ["SOAK_NOTES"]
 def noted(*arguments):
     status = real(*arguments)
     gc.collect()
-    temporary = sum(len(files) + len(folders) for _, folders, files in os.walk(os.environ["TMPDIR"]))
+    below = [name for _, folders, files in os.walk(os.environ["TMPDIR"]) for name in folders + files]
+    temporary = sum(not name.startswith("torchinductor_") for name in below)  # torch's cache is meant to stay
+    shm = sum(not name.startswith("PostgreSQL") for name in os.listdir("/dev/shm"))  # of other tests' servers
     print(json.dumps({"state": status["state"], "error": status["error"], "rss": me.memory_info().rss,
         "fds": me.num_fds(), "threads": me.num_threads(), "children": len(me.children(recursive=True)),
-        "temporary": temporary, "shm": len(os.listdir("/dev/shm"))}), file=notes, flush=True)
+        "temporary": temporary, "shm": shm}), file=notes, flush=True)
     return status
 
 launch.launch = noted
