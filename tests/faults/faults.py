@@ -57,7 +57,7 @@ def generating(sweep: SmallSweep) -> None:
 
 
 def scoring(sweep: SmallSweep) -> None:
-    sweep.until(lambda: (sweep.root / "metric.log").exists())
+    sweep.until(lambda: "scored" in (sweep.root / "metric.log").read_text())
 
 
 def judging(sweep: SmallSweep) -> None:
