@@ -101,7 +101,7 @@ FAULTS = {
     "memory": _memory,
     "thread": _thread,
     "abort": os.abort,
-    "recursion": lambda: _recurse(),
+    "recursion": _recurse,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -12,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, Sequence
 
+import psutil
 from PIL import Image
 
 TESTS = Path(__file__).resolve().parent
@@ -99,3 +101,20 @@ def make_checkpoint(folder: Path, **config: Any) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def hear_ctrl_c() -> None:
+    """For a process that a test starts: a shell that started the tests in the background has SIGINT ignored, and that
+    is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def left_behind(folder: Path) -> list[psutil.Process]:
+    """Processes that still stand below a folder or name it: sweeps, runs, and what their engines started."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if alive and any(str(folder) in word for word in (process.cwd(), *process.cmdline())):
+                found.append(process)
+    return found

@@ -14,6 +14,8 @@ from typing import Sequence
 
 import pytest
 
+from .helpers import hear_ctrl_c
+
 
 def free_port() -> int:
     with socket.socket() as free:
@@ -30,8 +32,7 @@ def start(command: Sequence[str], port: int, log: Path, **environment: str) -> s
             stdout=out,
             stderr=out,
             env={**os.environ, **environment},
-            # A shell that started the tests in the background has SIGINT ignored, and bash cannot trap what was.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=hear_ctrl_c,  # bash cannot trap what was ignored when it began
         )
     for _ in range(300):
         try:

@@ -16,14 +16,13 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from vlm_eval import config, launch
 from vlm_eval.store import RunFolder, read_json
 from vlm_eval.tracking.run_facts import tags_of
 
-from .helpers import FAULTY, QUICK, VLM_EVAL, make_data
+from .helpers import FAULTY, QUICK, VLM_EVAL, hear_ctrl_c, left_behind, make_data
 
 DEATHS = {  # mode: what status.json says of it, in which stage
     "raise": ("ValueError: the engine broke over two lines", "generate"),
@@ -137,18 +136,6 @@ def test_a_hanging_run_is_killed_at_its_time_limit(vlm_eval_cli, arguments, tmp_
     assert left_behind(tmp_path) == []
 
 
-def left_behind(tmp_path) -> list[psutil.Process]:
-    """Processes that still stand in this test's folder: runs, and what their engines started."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.cwd().startswith(str(tmp_path)) and process.status() != "zombie":
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 # -------------------------------------------------------------------------------------------------------------- signals
 
 
@@ -220,14 +207,12 @@ def test_a_run_ends_with_the_process_that_started_it(vlm_eval_cli, arguments, tm
 def started(tmp_path, *arguments, **variables):
     """A sweep in a process of its own, that hears Ctrl-C; what it says is in tmp_path/said."""
     with open(tmp_path / "said", "w") as said:
-        # A shell that started the tests in the background has SIGINT ignored, and that is inherited.
-        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
         sweep = subprocess.Popen(
             [VLM_EVAL, "-m", *arguments],
             cwd=tmp_path / "cwd",
             stdout=said,
             stderr=said,
-            preexec_fn=heard,
+            preexec_fn=hear_ctrl_c,
             env=os.environ | variables,
         )
     try:

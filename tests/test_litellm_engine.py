@@ -23,7 +23,7 @@ from vlm_eval.metrics.tech import Tech, TechConfig
 from vlm_eval.progress import Reporter
 from vlm_eval.store import RunFolder
 
-from .helpers import VLM_EVAL, composed, make_data, python
+from .helpers import VLM_EVAL, composed, hear_ctrl_c, make_data, python
 from .judges.server import KEY, Server
 
 PRICES = ("engine.usd_per_million_in=100", "engine.usd_per_million_out=1000")  # 100 and 20 tokens a reply: 0.03 USD
@@ -449,8 +449,7 @@ def test_ctrl_c_keeps_what_was_answered_and_the_rest_is_asked_afterwards(vlm_eva
     server.script = script
     command = [VLM_EVAL, *asked, "hydra.run.dir=run", NO_CACHE, "engine.concurrency=2"]
     with open(tmp_path / "said", "w") as said:
-        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  # a shell may have it ignored
-        process = subprocess.Popen(command, cwd=tmp_path / "cwd", stdout=said, stderr=said, preexec_fn=heard)
+        process = subprocess.Popen(command, cwd=tmp_path / "cwd", stdout=said, stderr=said, preexec_fn=hear_ctrl_c)
     try:
         until = time.monotonic() + 60
         while len(RunFolder("run").read("answers")) < 2 or len(server.bodies) < 3:

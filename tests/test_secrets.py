@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from vlm_eval import checkpoints, paths, secrets
 from vlm_eval.config import ModelConfig
+from vlm_eval.engines import vllm_check
 from vlm_eval.engines.base import Candidate
 from vlm_eval.engines.vllm import VllmEngine, VllmEngineConfig
 from vlm_eval.errors import BadInput, one_line
@@ -318,10 +319,12 @@ def test_a_checkpoint_that_is_a_pickle_is_refused_by_name_before_it_is_loaded(pi
     # Asked for by name, or with safetensors beside it, it is not refused.
     assert Perplexity(PerplexityConfig("x", str(pickled), use_safetensors=False)).check() is None
     assert Bleurt(BleurtConfig("x", str(pickled), use_safetensors=False)).check() is None
-    engine_of(pickled, load_format="pt")._check_weights(str(pickled))
+    asked = engine_of(pickled, load_format="pt")
+    vllm_check.check_code(asked.config, asked.candidate, str(pickled))
     (pickled / "model.safetensors").write_bytes(b"safe")
     assert Perplexity(PerplexityConfig("x", str(pickled))).check() is None
-    engine_of(pickled)._check_weights(str(pickled))
+    usual = engine_of(pickled)
+    vllm_check.check_code(usual.config, usual.candidate, str(pickled))
 
 
 def test_code_of_a_checkpoint_runs_only_where_asked_by_name_and_is_said_then(tmp_path, capsys):

@@ -92,19 +92,17 @@ def check_quantisation(folder: str, quant: QuantConfig) -> None:
         raise BadInput(f"{folder}: the checkpoint is {is_}, quant={quant.name} wants {wants}")
 
 
-def pickle_among(files: Iterable[str]) -> Optional[str]:
-    """The file that holds the weights where it is a pickle, which can run code when it is loaded; None where
-    safetensors are there, or neither."""
-    names = sorted(files)
-    pickles = [n for n in names if n.endswith((".bin", ".pt", ".pth"))]
-    return None if any(n.endswith(".safetensors") for n in names) else next(iter(pickles), None)
+class Pickled(BadInput):
+    """A checkpoint is a pickle, which can run code when it is loaded, and was not asked for as one."""
 
 
-def refuse_pickle(folder: str, way_out: str) -> None:
-    """BadInput for a checkpoint folder whose weights are a pickle."""
-    if name := pickle_among(file.name for file in Path(folder).iterdir()):
-        raise BadInput(
-            f"{folder}: its weights are {name}, a pickle, which can run code when it is loaded; convert them to "
+def refuse_pickle(name: str, way_out: str, files: Optional[Iterable[str]] = None) -> None:
+    """Pickled for a checkpoint whose weights are one and not safetensors: a folder, or a name with its `files`."""
+    files = sorted(files if files is not None else (file.name for file in Path(name).iterdir()))
+    pickles = [f for f in files if f.endswith((".bin", ".pt", ".pth"))]
+    if pickles and not any(f.endswith(".safetensors") for f in files):
+        raise Pickled(
+            f"{name}: its weights are {pickles[0]}, a pickle, which can run code when it is loaded; convert them to "
             f"safetensors, or {way_out}"
         )
 

@@ -29,7 +29,8 @@ def generate(
     repeats = engine.repeats(task.config.repeats)
     requests = requests_of(cfg, task, items, repeats)
     wanted = addresses.of_answers(cfg, engine, requests, items, repeats)
-    have = {(a.item_id, a.repeat) for a in _keep_answers(engine, items, wanted, folder)}
+    kept, times = _keep(engine, items, wanted, folder)
+    have = {(a.item_id, a.repeat) for a in kept}
     unasked = [
         rows.Answer(i.item_id, k, i.cluster, None, error=i.error, inputs=wanted[i.item_id, k])
         for i in items.values()
@@ -39,7 +40,7 @@ def generate(
     ]
     folder.append("answers", unasked)
     todo = [r for r in requests if (r.item_id, r.repeat) not in have]
-    timed = {(x.item_id, x.repeat) for x in folder.read("latency")}
+    timed = {(x.item_id, x.repeat) for x in times}
     alone = [r for r in engine.alone(requests) if (r.item_id, r.repeat) not in timed]
     if todo or alone or "found" not in folder.provenance().get("engine", {}):  # a lost provenance.json: looked up again
         _with_engine(engine, requests, todo, alone, wanted, folder, report)
@@ -50,27 +51,25 @@ def generate(
         raise RuntimeError(f"not one of {len(answers)} requests was answered; the first: {answers[0].error}")
 
 
-def _keep_answers(
+def _keep(
     engine: Engine, items: Mapping[str, Item], wanted: Mapping[addresses.Key, str], folder: RunFolder
-) -> list[rows.Answer]:
-    """The answers of an earlier attempt that still follow from what is asked now; all others leave the folder, and so
-    do times that were taken of something else."""
+) -> tuple[list[rows.Answer], list[rows.Latency]]:
+    """What an earlier attempt left that still follows from what is asked now; all else leaves the folder."""
+
+    def stays(row: Any) -> bool:
+        return row.inputs == wanted.get((row.item_id, row.repeat), "gone")
+
     before, latencies = folder.read("answers"), folder.read("latency")
     kept = [
         dataclasses.replace(a, cluster=items[a.item_id].cluster)  # whose file may have another name now
-        for a in engine.keep(before, latencies)
-        if a.inputs is not None and a.inputs == wanted.get((a.item_id, a.repeat))
+        for a in filter(stays, engine.keep(before, latencies))
     ]
     if kept != before:
         folder.replace("answers", kept)
-    timed = [x for x in latencies if x.inputs is not None and x.inputs == wanted.get((x.item_id, x.repeat))]
+    timed = list(filter(stays, latencies))
     if timed != latencies:
         folder.replace("latency", timed)
-    return kept
-
-
-def _addressed(row: Any, wanted: Mapping[addresses.Key, str]) -> Any:
-    return dataclasses.replace(row, inputs=wanted[row.item_id, row.repeat])
+    return kept, timed
 
 
 def _with_engine(
@@ -153,8 +152,10 @@ def answer_all(
     for finished in _alive(engine.answer(todo)):
         passed = time.monotonic() - began
         stamp = {"batch": batch, "finished_s": round(passed, 4)}
-        finished = [dataclasses.replace(_addressed(rows.failed_if_empty(a), wanted), **stamp) for a in finished]
-        folder.append("answers", finished)
+        finished = [rows.failed_if_empty(answer) for answer in finished]
+        folder.append(
+            "answers", [dataclasses.replace(a, inputs=wanted[a.item_id, a.repeat], **stamp) for a in finished]
+        )
         done += len(finished)
         tokens += sum(a.output_tokens or 0 for a in finished)
         report("generate", done, total, f"{tokens / passed:.0f} tokens/s")
@@ -181,6 +182,6 @@ def _time_alone(
 ) -> None:
     number = 0
     for timed in _alive(engine.time_alone(alone)) if alone else ():
-        folder.append("latency", [_addressed(one, wanted) for one in timed])
+        folder.append("latency", [dataclasses.replace(x, inputs=wanted[x.item_id, x.repeat]) for x in timed])
         number += len(timed)
         report("latency", number, len(alone), "one at a time")

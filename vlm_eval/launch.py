@@ -104,7 +104,7 @@ def _attempt(cfg: DictConfig, folder: RunFolder, display: Display, until: Option
         def end_at_once() -> None:
             _kill(process, signal.SIGKILL)
             if folder.status().get("state") == "running":
-                folder.set_status("interrupted", ended.stage, "stopped by a signal")
+                failed(folder, ended.stage, signals.STOPPED, "interrupted")
 
         timer = threading.Timer(max(0.0, until - time.monotonic()) if until else 0, run_out)
         # When the run ends its whole group does: a child that it forked would hold the pipe open, and us with it.
@@ -137,7 +137,7 @@ def _own_temporary_files() -> Iterator[dict[str, str]]:
     shared = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix="vlm-eval-")
     try:
-        # What torch compiles is kept on purpose, where it is without us.
+        # What torch compiles is kept on purpose: one place for all runs.
         inductor = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or f"{shared}/torchinductor_{os.getuid()}"
         yield {"TMPDIR": folder, "TORCHINDUCTOR_CACHE_DIR": inductor}
     finally:
@@ -180,7 +180,7 @@ def _status_after(folder: RunFolder, ended: Ended, timeout_s: Optional[float]) -
     if status.get("state") in ("failed", "interrupted", "ok"):
         return status
     if signals.interrupted():
-        return failed(folder, ended.stage, "stopped by a signal", "interrupted")
+        return failed(folder, ended.stage, signals.STOPPED, "interrupted")
     if ended.error is not None:  # which it could not write
         return failed(folder, ended.stage, ended.error)
     if ended.timed_out:

@@ -31,7 +31,7 @@ def environment_facts() -> dict[str, Any]:
         "vlm_eval": vlm_eval.__version__,
         "git_commit": git_commit(),
         "python": platform.python_version(),
-        "packages": {name: v for name in PACKAGES if (v := _version(name))},
+        "packages": {name: v for name in PACKAGES if (v := version_of(name))},
         "device": {"kind": device.kind, "name": device.name, "total_gib": round(device.total_gib, 2)},
     }
 
@@ -59,7 +59,8 @@ def git_commit() -> Optional[str]:
     return answer.stdout.strip() or None
 
 
-def _version(name: str) -> Optional[str]:
+def version_of(name: str) -> Optional[str]:
+    """Of an installed package, which is not imported."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

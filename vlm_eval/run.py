@@ -26,6 +26,7 @@ from vlm_eval.progress import Reporter
 from vlm_eval.provenance import environment_facts, inputs_hash
 from vlm_eval.rows import Item
 from vlm_eval.scoring import score
+from vlm_eval.signals import STOPPED
 from vlm_eval.store import RunFolder, lock_alone
 from vlm_eval.tasks.base import Task
 
@@ -93,7 +94,7 @@ def main(run_dir: str) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what it interrupts may be ended only once
         # Said at once: stopping the engine may take longer than the parent waits.
         with contextlib.suppress(OSError):
-            folder.set_status("interrupted", report.stage, "stopped by a signal")
+            folder.set_status("interrupted", report.stage, STOPPED)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Optional
 
 END_WITHIN_S = 9.5  # from the first signal to the exit
+STOPPED = "stopped by a signal"  # what status.json says of a run that one ended
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _first: Optional[int] = None

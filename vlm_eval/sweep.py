@@ -144,9 +144,7 @@ def locked(folder: Path) -> Iterator[None]:
 def close_interrupted(folder: Path, sweep: dict[str, Any], tracker: Any, runs: Sequence[Any]) -> None:
     """The short end of a sweep that a signal ended: the files and the table, and the tracker for as long as is left."""
     found = read_runs(folder, sweep)
-    write_comparison(folder, found)
-    sweep |= {"failed": sum(r.state != "ok" for r in found), "not_comparable": not_comparable(found)}
-    write_json(folder / "sweep.json", sweep)
+    _write_end(folder, sweep, found)
     again = f"interrupted; go on with the same command and sweep.resume={folder}, which makes the report too"
     print(closing_table(folder, found, None, [again]), flush=True)
     _track_the_untracked(tracker, runs)
@@ -157,15 +155,19 @@ def close_interrupted(folder: Path, sweep: dict[str, Any], tracker: Any, runs: S
 def close(folder: Path, sweep: dict[str, Any], tracker: Any, program: str = "vlm-eval") -> int:
     """What stands at the end of a sweep: comparison, sweep.json, the parent run, the table. How many runs failed."""
     runs, more = _together(folder, read_runs(folder, sweep), sweep.get("statistics", {}))
-    write_comparison(folder, runs)
-    failed = sum(r.state != "ok" for r in runs)
-    sweep |= {"failed": failed, "not_comparable": not_comparable(runs)}
-    write_json(folder / "sweep.json", sweep)
+    _write_end(folder, sweep, runs)
     report = _write_report(folder, program)
     if sweep["mlflow_run_id"]:  # else it could not be reached when the sweep began
         _try(program, tracker.end_sweep, sweep, str(folder))
     print(closing_table(folder, runs, tracker.how_to_open(), more + report), flush=True)
-    return failed
+    return sweep["failed"]
+
+
+def _write_end(folder: Path, sweep: dict[str, Any], runs: list[Run]) -> None:
+    """comparison.csv, and sweep.json with how many runs failed."""
+    write_comparison(folder, runs)
+    sweep |= {"failed": sum(r.state != "ok" for r in runs), "not_comparable": not_comparable(runs)}
+    write_json(folder / "sweep.json", sweep)
 
 
 def _write_report(folder: Path, program: str) -> list[str]:

@@ -10,7 +10,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator
 
 from .. import mlflow_server
 from .faults import Fault
@@ -71,7 +71,7 @@ def befall(fault: Fault, root: Path, expected: dict[tuple, Any], calls: int) -> 
             assert not (wrong := differences(sweep.content(), expected)), wrong
             assert not sweep.left_behind(), sweep.left_behind()
             # Nothing is judged twice but what was under way when it was cut off.
-            if not fault.name.startswith("judge"):
+            if not fault.name.startswith("judge "):
                 assert calls <= len(sweep.server.bodies) <= calls + 2 * JUDGE_CONCURRENCY, len(sweep.server.bodies)
             return outcome
         finally:
@@ -142,7 +142,7 @@ def _mlflow(root: Path) -> Iterator[Proxy]:
         mlflow_server.kill(process)
 
 
-def table(outcomes: list[Outcome], expected: Optional[int] = None) -> str:
+def table(outcomes: list[Outcome]) -> str:
     """Markdown."""
     lines = [
         "| fault | exit | the run's state | what status.json says | rows kept: answers, scores, judgements |",

@@ -236,7 +236,6 @@ def store_locked(sweep: SmallSweep) -> None:
     generating(sweep)
     store = sqlite3.connect(sweep.root / "mlflow.db", timeout=30, check_same_thread=False)
     store.execute("BEGIN EXCLUSIVE")
-    sweep.locked_store = store
     sweep.end(180)
     store.close()
 
@@ -306,6 +305,22 @@ def second_parent(sweep: SmallSweep) -> None:
 SQLITE = ("tracking=mlflow_local", "tracking.uri=sqlite:///{root}/mlflow.db", "tracking.artifacts={root}/artifacts")
 KILLED, BY_SIGNAL = "killed by SIGKILL", "stopped by a signal"
 
+
+def _full_disk(name: str, when: Step) -> Fault:
+    return Fault(name, filled_disk(when), "failed", "No space left", other=None, mend=freed, disk=True)
+
+
+def _judge(name: str, inject: Step, more: Sequence[str] = ()) -> Fault:
+    """In trouble for both runs, and mended before the resume."""
+    return Fault(name, inject, "failed", "judge", other="failed", mend=judge_recovers, more=more)
+
+
+def _mlflow(name: str, inject: Step, said: str = "not tracked", within_s: float = 120) -> Fault:
+    """Costs the runs nothing; scripts/mlflow-import brings them in, and then a resume adds nothing."""
+    about = {"mend": imported, "check": once_in_mlflow, "server": True, "within_s": within_s}
+    return Fault(name, inject, "ok", said, 0, **about)
+
+
 FAULTS = [
     # a run's process
     Fault("SIGKILL while answers are made", to_run(signal.SIGKILL, generating), "failed", KILLED),
@@ -350,24 +365,8 @@ FAULTS = [
     Fault("SIGKILL to sweep and run at once", killed_both, "running", "", -9, other=None),
     Fault("a second sweep in the same folder", second_parent, "ok", code=0),
     # the disk
-    Fault(
-        "full disk while answers are made",
-        filled_disk(generating),
-        "failed",
-        "No space left",
-        other=None,
-        mend=freed,
-        disk=True,
-    ),
-    Fault(
-        "full disk while the judge is asked",
-        filled_disk(judging),
-        "failed",
-        "No space left",
-        other=None,
-        mend=freed,
-        disk=True,
-    ),
+    _full_disk("full disk while answers are made", generating),
+    _full_disk("full disk while the judge is asked", judging),
     Fault("file size limit (ulimit -f)", limited(resource.RLIMIT_FSIZE, 1024), "failed", "File too large"),
     Fault(
         *("read-only file system", read_only, "interrupted", BY_SIGNAL, 2),
@@ -382,91 +381,21 @@ FAULTS = [
     Fault("status.json cut off", killed_then(not_json("status.json")), None),
     Fault("provenance.json cut off", killed_then(not_json("provenance.json")), "failed", KILLED),
     # the judge
-    Fault(
-        "judge answers 500 throughout", judge_says(500, "fire"), "failed", "judge", other="failed", mend=judge_recovers
-    ),
+    _judge("judge answers 500 throughout", judge_says(500, "fire")),
     Fault("judge answers 429, then recovers", judge_says(429, "slow down", 1), "ok", code=0),
-    Fault(
-        "judge cuts connections",
-        judge_says(None, b"HTTP/1.1 200 OK\r\n"),
-        "failed",
-        "judge",
-        other="failed",
-        mend=judge_recovers,
-    ),
-    Fault(
-        "judge writes prose instead of JSON",
-        judge_says(200, "Хорошо."),
-        "failed",
-        "judge",
-        other="failed",
-        mend=judge_recovers,
-    ),
-    Fault(
-        "judge does not answer",
-        judge_hangs,
-        "failed",
-        "judge",
-        other="failed",
-        mend=judge_recovers,
-        more=["judge.timeout_s=1"],
-    ),
+    _judge("judge cuts connections", judge_says(None, b"HTTP/1.1 200 OK\r\n")),
+    _judge("judge writes prose instead of JSON", judge_says(200, "Хорошо.")),
+    _judge("judge does not answer", judge_hangs, more=["judge.timeout_s=1"]),
     # data and clock
     Fault("screenshot changed before the resume", picture_changed, "failed", KILLED, check=asked_again("a")),
     Fault("screenshot gone before the resume", picture_gone, "failed", KILLED, 2),
     Fault("clock jumps a day ahead", clock(86400), "ok", code=0, clock=True),
     Fault("clock jumps a day back", clock(-86400), "ok", code=0, clock=True),
     # MLflow
-    Fault(
-        "MLflow's server refuses connections",
-        server("refuse"),
-        "ok",
-        "not tracked",
-        0,
-        mend=imported,
-        check=once_in_mlflow,
-        server=True,
-    ),
-    Fault(
-        "MLflow's server answers 500",
-        server("error", generating),
-        "ok",
-        "not tracked",
-        0,
-        mend=imported,
-        check=once_in_mlflow,
-        server=True,
-    ),
-    Fault(
-        "MLflow's server dies while it is told",
-        server_cut_off_while_told,
-        "ok",
-        "not tracked",
-        0,
-        mend=imported,
-        check=once_in_mlflow,
-        server=True,
-    ),
-    Fault(
-        "MLflow's server does not answer",
-        server("silent", generating),
-        "ok",
-        "not tracked",
-        0,
-        mend=imported,
-        check=once_in_mlflow,
-        server=True,
-    ),
-    Fault(
-        "MLflow's server is slow",
-        server("slow", generating),
-        "ok",
-        "",
-        0,
-        mend=imported,
-        check=once_in_mlflow,
-        server=True,
-        within_s=300,
-    ),
+    _mlflow("MLflow's server refuses connections", server("refuse")),
+    _mlflow("MLflow's server answers 500", server("error", generating)),
+    _mlflow("MLflow's server dies while it is told", server_cut_off_while_told),
+    _mlflow("MLflow's server does not answer", server("silent", generating)),
+    _mlflow("MLflow's server is slow", server("slow", generating), said="", within_s=300),
     Fault("MLflow's sqlite store locked by another", store_locked, "ok", code=0, more=SQLITE),
 ]

@@ -4,9 +4,7 @@ whatever befell it."""
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -16,7 +14,7 @@ import psutil
 
 from vlm_eval.store import RunFolder, read_json
 
-from ..helpers import FAULTY, REPO, VLM_EVAL, make_data
+from ..helpers import FAULTY, REPO, VLM_EVAL, hear_ctrl_c, left_behind, make_data
 from ..judges.server import Server, fair
 
 ITEMS, REPEATS = 4, 2
@@ -74,7 +72,7 @@ class SmallSweep:
                 env={**os.environ, **self.environment, **environment},
                 stdout=said,
                 stderr=said,
-                preexec_fn=_hear_ctrl_c,
+                preexec_fn=hear_ctrl_c,
             )
 
     def end(self, within_s: float = 120) -> int:
@@ -134,16 +132,7 @@ class SmallSweep:
 
     def left_behind(self) -> list[psutil.Process]:
         """Processes that stand below the sweep's folder or have it on their command line."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                where = [process.cwd(), *process.cmdline()]
-                if "mlflow" in " ".join(where) and "server.db" in " ".join(where):
-                    continue  # the store's, not the sweep's
-                alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-                if alive and any(str(self.root) in word for word in where):
-                    found.append(process)
-        return found
+        return [p for p in left_behind(self.root) if "server.db" not in " ".join(p.cmdline())]  # MLflow's, not ours
 
     def content(self) -> dict[tuple, Any]:
         """All that must not depend on how often the sweep was interrupted: rows by run, kind and key, and summaries
@@ -169,33 +158,10 @@ class SmallSweep:
 
 def _by_clock(name: str) -> bool:
     """A number that no two sweeps have alike."""
-    words = (
-        "_s_",
-        "per_s",
-        "gib",
-        "cached",
-        "_ms",
-        "_s/",
-        "duration",
-        "wall",
-        "watt",
-        "util",
-        "joule",
-        "cost",
-        "batches",
-    )
+    words = ("_s_", "per_s", "gib", "cost", "batches")
     return any(word in name for word in words) or name.endswith("_s")
-
-
-def _hear_ctrl_c() -> None:
-    """A shell that started the tests in the background has SIGINT ignored, and that is inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def kept(run: RunFolder) -> dict[str, int]:
     """How many rows of each kind can be read."""
     return {kind: len(run.read(kind)) for kind in ("answers", "scores", "judgements")}
-
-
-def as_text(content: dict[tuple, Any]) -> str:
-    return json.dumps({" ".join(map(str, k)): v for k, v in sorted(content.items(), key=str)}, ensure_ascii=False)

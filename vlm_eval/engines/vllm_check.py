@@ -13,17 +13,32 @@ from vlm_eval.rows import Item
 from vlm_eval.tasks.base import Task
 
 RUNTIME_GIB = 1.5  # python, torch and vLLM themselves, before any weights (0.9 to 1.0 measured on a CPU)
+# What lets code of a checkpoint run is asked for by name, not among the further arguments.
+OPTIONS_OF_THEIR_OWN = {"trust_remote_code": "model.trust_remote_code", "load_format": "engine.load_format"}
 MARGIN_GIB = 0.5  # the CUDA context of the process itself is taken before vLLM looks
 
 
 def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Optional[float]:
     """Checkpoint there and what `quant` says, prompts fit, memory plausible; GiB needed, None when unknown."""
+    for key, option in OPTIONS_OF_THEIR_OWN.items():
+        if key in config.extra:
+            raise BadInput(f"engine.extra.{key}: it has an option of its own, {option}")
     model, quant = candidate.model, candidate.quant
     folder = checkpoints.on_disk(model, quant)
+    check_code(config, candidate, folder)
     if folder:
         checkpoints.check_quantisation(folder, quant)
         _check_lengths(config, task, items, folder)
     return check_memory(config, candidate)
+
+
+def check_code(config, candidate: Candidate, folder: Optional[str]) -> None:
+    """BadInput for weights that could run code when they are loaded; what may run, as it was asked for, is said."""
+    if folder and config.load_format == "safetensors":
+        checkpoints.refuse_pickle(folder, "engine.load_format=pt loads them all the same")
+    if candidate.model.trust_remote_code:
+        where = checkpoints.locate(candidate.model, candidate.quant)
+        checkpoints.warn_of_code("model.trust_remote_code", where)
 
 
 def check_memory(config, candidate: Candidate) -> Optional[float]:

@@ -21,10 +21,6 @@ HUB_WAIT_S = 3.0
 OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data", "*.tflite", "*.gguf", "onnx/*", "openvino/*")
 
 
-class Pickled(BadInput):
-    """A checkpoint is a pickle, which can run code when it is loaded, and was not asked for as one."""
-
-
 def problem(name_or_path: str, needs: Sequence[str], revision: Optional[str] = None) -> Optional[str]:
     """None when the checkpoint is here or the Hub offers it; a sentence when it cannot be had on this machine now.
 
@@ -34,7 +30,7 @@ def problem(name_or_path: str, needs: Sequence[str], revision: Optional[str] = N
     """
     try:
         return _problem(name_or_path, needs, revision)
-    except Pickled as error:
+    except checkpoints.Pickled as error:
         if checkpoints.is_folder(name_or_path):
             raise
         return str(error)
@@ -120,11 +116,8 @@ def _matching(files: Sequence[str], need: str) -> list[str]:
 
 
 def _refuse_incomplete(name: str, files: Sequence[str], needs: Sequence[str]) -> None:
-    if SAFETENSORS in needs and (pickle := checkpoints.pickle_among(files)):
-        raise Pickled(
-            f"{name}: its weights are {pickle}, a pickle, which can run code when it is loaded; convert them to "
-            "safetensors, or use_safetensors=false of this metric loads them all the same"
-        )
+    if SAFETENSORS in needs:
+        checkpoints.refuse_pickle(name, "use_safetensors=false of this metric loads them all the same", files)
     missing = [" or ".join(need.split("|")) for need in needs if not _matching(files, need)]
     if missing:
         raise BadInput(f"{name}: not a complete checkpoint, it has no {', no '.join(missing)}")
@@ -145,7 +138,7 @@ def _cached(name: str, needs: Sequence[str], revision: Optional[str]) -> bool:
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
         _refuse_incomplete(name, _files(folder), needs)
-    except Pickled:
+    except checkpoints.Pickled:
         raise
     except (OSError, BadInput):
         return False
