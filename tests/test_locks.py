@@ -80,6 +80,22 @@ def test_what_is_installed_is_what_is_locked():
     assert {name: version(name).partition("+")[0] for name in pins} == pins
 
 
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["cpu"], "scripts/lock: uv is missing; pip install uv"),
+        ([], "usage: scripts/lock cpu|gpu|quantize [uv pip compile options]"),
+        (["tpu"], "usage: scripts/lock cpu|gpu|quantize [uv pip compile options]"),
+    ],
+)
+def test_lock_says_what_it_lacks(tmp_path, arguments, said):
+    for tool in ("bash", "dirname", "mktemp", "rm"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    command = [str(tmp_path / "bash"), str(REPO / "scripts" / "lock"), *arguments]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{said}\n")
+
+
 # ------------------------------------------------------------------------------------------------------------ licences
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from urllib.parse import quote
 
@@ -82,8 +83,21 @@ def test_names_hashes_and_addresses_are_no_keys(text):
         ("api_key: null", "api_key: null"),
         ("api_key_env: OPENAI_API_KEY", "api_key_env: OPENAI_API_KEY"),
         ("raise ValueError(api_key=get(key))", "raise ValueError(api_key=get(key))"),
+        ("/etc/passwd: leads out of task.data.root", "/etc/passwd: leads out of task.data.root"),
+        ("../x/db.password: No such file", "../x/db.password: No such file"),
+        ("/etc/passwd: password=a", "/etc/passwd: password=***"),
+        ("KeyError: 'hf_token': unexpected", "KeyError: 'hf_token': unexpected"),
+        ("judge.api_key: no such key", "judge.api_key: no such key"),
+        ("of api_key: correct1", "of api_key: ***"),
+        ("of api_key: Correct", "of api_key: ***"),
+        ("of api_key: correcthorsebatt", "of api_key: ***"),
+        ("of api_key:correct", "of api_key:***"),
+        ("of api_key=correct", "of api_key=***"),
+        ("of api_key: 'correct'", "of api_key: ***"),
+        ("judge:\n  api_key: correct horse", "judge:\n  api_key: *** horse"),
+        ("{api_key: correct, hf_token: horse}", "{api_key: ***, hf_token: ***}"),
     ],
-    ids=range(10),  # or the text would stand in pytest's own PYTEST_CURRENT_TEST, and be a variable's
+    ids=range(23),  # or the text would stand in pytest's own PYTEST_CURRENT_TEST, and be a variable's
 )
 def test_what_is_masked_in_a_text(text, masked):
     assert secrets.mask(text) == masked
@@ -192,6 +206,29 @@ def test_the_value_that_is_refused_is_not_shown_and_the_way_out_is(monkeypatch):
         assert secrets.mask(message) == message  # it is shown through the mask
 
 
+def test_an_option_that_is_what_a_secret_variable_holds_is_refused_whatever_its_letters(
+    vlm_eval_cli, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DB_PASSWORD", "correct-horse-battery")
+    monkeypatch.setenv("SHORT_PASSWORD", "battery")
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\ntracking:\n  experiment: correct-horse-battery\n")
+    refused = [
+        ["tracking.experiment=correct-horse-battery"],
+        ["tracking.experiment='correct-horse-battery'"],
+        ["-m", "task.system=correct-horse-battery,another"],
+        ["--config-dir", str(tmp_path / "mine"), "experiment=mine"],
+    ]
+    for asked in refused:
+        ended = vlm_eval_cli(*asked, *QUICK[:2])
+        assert (ended.code, ended.out) == (2, "") and ended.err.count("\n") == 1, ended
+        assert re.match(r"vlm-eval: (tracking\.experiment|task\.system): holds what .* DB_PASSWORD holds;", ended.err)
+        assert list((tmp_path / "cwd").iterdir()) == []
+    # A part of it by chance, and a word that is too short to be looked for.
+    refuse_in_arguments(["task.data.root=of-correct-horse-battery", "tracking.experiment=battery"])
+
+
 # ------------------------------------------------------------------------------------------------------------- masking
 
 
@@ -213,6 +250,28 @@ def test_a_commands_output_and_its_traceback_are_masked(key, capsys, monkeypatch
     out, err = capsys.readouterr()
     assert out == "out ***\n" and err.startswith("err ***\n") and "RuntimeError: with ***" in err
     assert key not in out + err
+
+
+@pytest.mark.parametrize(
+    "asked, option, variable",
+    [
+        (["judge=gpt4o_mini_pairwise"], "judge", "OPENAI_API_KEY"),
+        (["judge=deepseek", "task=vqa"], "judge", "DEEPSEEK_API_KEY"),
+        (["model=gpt4o"], "engine", "OPENAI_API_KEY"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_key_that_is_not_set_or_cannot_be_one_is_said_in_words_that_go_out_whole(
+    vlm_eval_cli, monkeypatch, asked, option, variable
+):
+    monkeypatch.delenv(variable, raising=False)
+    ended = vlm_eval_cli(*asked, "tracking=none")
+    said = f"vlm-eval: {option}.api_key_env={variable} is not set; export it, or name another variable\n"
+    assert ended == (2, "", said)
+    monkeypatch.setenv(variable, "a key with a ₽")
+    ended = vlm_eval_cli(*asked, "tracking=none")
+    said = f"vlm-eval: {option}.api_key_env={variable} holds characters that no key has\n"
+    assert ended == (2, "", said)
 
 
 def test_cfg_job_is_masked(vlm_eval_cli, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from vlm_eval import config, gate, judging, sweep_statistics
-from vlm_eval.comparison import not_comparable, read_runs, write_comparison
+from vlm_eval.comparison import ended_as, not_comparable, read_runs, write_comparison
 from vlm_eval.points import read_points
 from vlm_eval.provenance import inputs
 from vlm_eval.rows import Answer, Judgement
@@ -382,6 +382,12 @@ def test_a_resume_of_some_points_finds_the_baseline_among_the_others(replayed):
     assert len(by_run(Path("sweep/paired.csv"))) == 2
     ended = replayed(*some, "statistics.baseline=quant=fp8", candidate="M-AWQ")
     assert ended.code == 2 and "no run matches" in ended.err
+
+
+def test_the_last_line_counts_apart_how_runs_ended():
+    states = ["ok", "failed", "missing", "interrupted", "ok", "failed"]
+    assert ended_as(states) == "2 of 6 runs ok, 2 failed, 1 interrupted, 1 not begun"
+    assert ended_as(["ok"]) == "1 of 1 runs ok"
 
 
 def test_it_goes_to_mlflow_with_the_sweep(sweep, tmp_path):

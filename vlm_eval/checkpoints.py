@@ -39,7 +39,7 @@ def on_disk(model: ModelConfig, quant: QuantConfig) -> Optional[str]:
     """
     checkpoint = locate(model, quant)
     if model.path or is_folder(checkpoint):
-        read_config(checkpoint)
+        read_config(_there(checkpoint, "model.path=" if model.path else ""))
         return checkpoint
     from huggingface_hub import constants, try_to_load_from_cache
 
@@ -61,12 +61,17 @@ def fetch(model: ModelConfig, quant: QuantConfig) -> str:
     return folder
 
 
+def _there(folder: str, option: str = "") -> str:
+    """The folder; BadInput, which names the option that it was given with, where there is none."""
+    if not Path(folder).is_dir():
+        raise BadInput(f"{option}{folder}: no such checkpoint folder")
+    return folder
+
+
 @functools.cache
 def read_config(folder: str) -> dict[str, Any]:
     """config.json of a checkpoint folder; BadInput when it is not one."""
-    if not Path(folder).is_dir():
-        raise BadInput(f"{folder}: no such checkpoint folder")
-    file = Path(folder) / "config.json"
+    file = Path(_there(folder)) / "config.json"
     if not file.is_file():
         raise BadInput(f"{file}: missing; a checkpoint folder holds config.json and *.safetensors")
     return _read_object(file)
@@ -115,9 +120,9 @@ def warn_of_code(option: str, checkpoint: str) -> None:
 
 def fingerprint(folder: str) -> str:
     """sha256 over names, sizes and contents; of safetensors the header with all shapes and offsets, not the weights
-    (hashing 16 GB would take longer than the run)."""
+    (hashing 16 GB would take longer than the run). BadInput where there is no such folder."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in Path(folder).iterdir() if p.is_file()):
+    for file in sorted(p for p in Path(_there(folder)).iterdir() if p.is_file()):
         digest.update(f"{file.name}:{file.stat().st_size}:".encode())
         with open(file, "rb") as content:
             digest.update(content.read(_header_size(file) if file.suffix == ".safetensors" else 2**24))
@@ -125,8 +130,11 @@ def fingerprint(folder: str) -> str:
 
 
 def _header_size(file: Path) -> int:
+    """With the 8 bytes that tell it; a torn file is taken whole."""
+    whole = file.stat().st_size
     with open(file, "rb") as content:
-        return 8 + struct.unpack("<Q", content.read(8))[0]
+        size = content.read(8)
+    return min(8 + struct.unpack("<Q", size)[0], whole) if len(size) == 8 else whole
 
 
 @functools.cache

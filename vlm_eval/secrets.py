@@ -87,13 +87,18 @@ _QUERY = re.compile(
     r"(?!\*\*\*|\$\{)[^&;#\s'\"]{1,2000}",
     re.IGNORECASE,
 )
-# `api_key: x` and "Authorization": "x" in a text: a YAML, a dump of headers, a message of a library.
+# `api_key: x` and "Authorization": "x" in a text: a YAML, a dump of headers, a message of a library. What stands after
+# "/" is a path's, as in /etc/passwd: it goes by without a group.
 _NAMED = re.compile(
-    r"((?:api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|passw(?:or)?d|passphrase|secret|authorization"
+    r"/[\w.-]+"
+    r"|((?:api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|passw(?:or)?d|passphrase|secret|authorization"
     r"|(?:auth|access|refresh|session|bearer|hf|api)[_-]?token)[\"']?\s{0,4}[:=]\s{0,4})"
     r"(\"[^\"\n]{1,2000}\"|'[^'\n]{1,2000}'|(?:(?:bearer|basic|token)\s+)?[^\s,;&)}\]\"'({\[]{1,2000}(?![\w.]*[(\[]))",
     re.IGNORECASE,
 )
+# In `KeyError: 'hf_token': unexpected` a sentence goes on; in a YAML the name is the first on its line or in braces.
+_WORD = re.compile(r"[a-z]{1,15}")
+_OF_YAML = re.compile(r"(?:[{,\n]|^[ \t-])[\s-]*[\w.-]*$")
 _NO_SECRET = re.compile(r"[\"']?(?:none|null|true|false|\?\?\?|(?:bearer\s+)?\*\*\*|)[\"']?", re.IGNORECASE)
 
 
@@ -103,8 +108,9 @@ def secret_in(text: str) -> Optional[str]:
         return "holds a password"
     if _KEY.search(text) or _BEARER.search(text):
         return "looks like a key"
-    # A variable's value that is an ordinary word, such as a test's, stands in many an option.
-    known = next((name for name, value in secrets_here() if value in text and _may_be_a_key(value)), None)
+    # Of a longer value a part that is an ordinary word, such as a test's, may well be there by chance.
+    held = ((name, value) for name, value in secrets_here() if value in text)
+    known = next((name for name, value in held if value == text or _may_be_a_key(value)), None)
     return f"holds what the variable {known} holds" if known else None
 
 
@@ -141,7 +147,14 @@ def know_variable(name: Optional[str]) -> None:
 def mask(text: str) -> str:
     """Text with *** in place of secrets: values of this process's variables, what looks like a key, and what a word
     before it calls one."""
-    return _NAMED.sub(lambda m: m[0] if _NO_SECRET.fullmatch(m[2]) else m[1] + MASK, _mask_values(text))
+    return _NAMED.sub(lambda m: m[1] + MASK if m[2] and _is_secret(m) else m[0], _mask_values(text))
+
+
+def _is_secret(named: re.Match[str]) -> bool:
+    """Whether what stands after a secret's name is the secret."""
+    before = named.string[max(0, named.start() - 200) : named.start()]
+    is_text = named[1].rstrip() != named[1] and ":" in named[1] and _WORD.fullmatch(named[2])
+    return not _NO_SECRET.fullmatch(named[2]) and (not is_text or bool(_OF_YAML.search(before)))
 
 
 def mask_option(name: str, value: Any) -> Any:

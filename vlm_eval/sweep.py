@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import sys
 from contextlib import contextmanager
@@ -78,25 +79,63 @@ def _check_resume(composed: Sequence[DictConfig]) -> None:
     folder = composed[0].sweep.resume
     if not folder:
         return
-    old = read_json(Path(folder) / "sweep.json")
+    old = sweep_to_resume(folder)
     there = {point["folder"] for point in old.get("points", [])}
-    foreign = [c.hydra.sweep.subdir for c in composed if c.hydra.sweep.subdir not in there]
+    foreign = next((c for c in composed if c.hydra.sweep.subdir not in there), None)
     if there and foreign:
         raise BadInput(
-            f"sweep.resume={folder}: {foreign[0]} is no point of that sweep; give its own command again and add "
-            f"sweep.resume to it: {old['command']}"
+            f"sweep.resume={folder}: {foreign.hydra.sweep.subdir} is no point of that sweep: "
+            f"{_what_is_foreign(_of_the_point(foreign), [point['overrides'] for point in old['points']])}; start a new "
+            f"sweep, or go on with its own command: {command_again(folder, old)}"
         )
 
 
+def _what_is_foreign(overrides: Sequence[str], points: Sequence[Sequence[str]]) -> str:
+    """What no point of the sweep has, or all have but this one."""
+    mine, *theirs = ([o for o in point if not config.is_how_it_is_run(o)] for point in (overrides, *points))
+    if new := [o for o in mine if not any(o in point for point in theirs)]:
+        return f"{', '.join(new)} is not among its overrides"
+    if lacking := [o for o in theirs[0] if o not in mine and all(o in point for point in theirs)]:
+        return f"{', '.join(lacking)} is missing"
+    return f"it has not {', '.join(mine)} together"
+
+
+def sweep_to_resume(folder: str) -> dict[str, Any]:
+    """Its sweep.json; BadInput where there is none."""
+    if sweep := read_json(Path(folder) / "sweep.json"):
+        return sweep
+    what = "no sweep.json there; give the folder of an earlier sweep"
+    if is_run_of_sweep(Path(folder)):
+        what = "a run of a sweep; give the folder above it"
+    elif (Path(folder) / "status.json").is_file():
+        what = "a single run; only a sweep is resumed, and a single point with -m is a sweep, too"
+    raise BadInput(f"sweep.resume={folder}: {what}")
+
+
+def is_run_of_sweep(folder: Path) -> bool:
+    return (folder / "status.json").is_file() and (folder.resolve().parent / "sweep.json").is_file()
+
+
+def command_again(folder: str | Path, sweep: dict[str, Any]) -> str:
+    """What to type to go on with a sweep: its own command and sweep.resume."""
+    words = [w for w in shlex.split(sweep["command"]) if w.lstrip("+").partition("=")[0] != "sweep.resume"]
+    path = str(folder)
+    plain = "/" in path and re.fullmatch(r"[\w./-]+", path, re.ASCII)
+    return shlex.join([*words, f"sweep.resume={path if plain else config.quoted(path)}"])
+
+
 @contextmanager
-def running(sweep_dir: str, composed: Sequence[DictConfig]) -> Iterator[Outcome]:
+def running(sweep_dir: str, composed: Sequence[DictConfig], plans: Sequence[preflight.Plan]) -> Iterator[Outcome]:
     """Around the launch of all points: sweep.json before it, comparison.csv, the table and the exit code after it."""
     folder = Path(sweep_dir)
     first = config.validate(composed[0])
     tracker = config.build(first.tracking)
     with locked(folder):
         old = read_json(folder / "sweep.json")
-        points = [{"folder": c.hydra.sweep.subdir, "overrides": _of_the_point(c)} for c in composed]
+        points = [
+            {"folder": c.hydra.sweep.subdir, "overrides": _of_the_point(c), "inputs_sha256": plan.made_from}
+            for c, plan in zip(composed, plans)
+        ]
         # A resume of some of the points leaves the others in the comparison.
         points = [p for p in old.get("points", []) if p["folder"] not in {q["folder"] for q in points}] + points
         sweep = {
@@ -145,7 +184,7 @@ def close_interrupted(folder: Path, sweep: dict[str, Any], tracker: Any, runs: S
     """The short end of a sweep that a signal ended: the files and the table, and the tracker for as long as is left."""
     found = read_runs(folder, sweep)
     _write_end(folder, sweep, found)
-    again = f"interrupted; go on with the same command and sweep.resume={folder}, which makes the report too"
+    again = f"interrupted; this goes on with it, and makes the report too: {command_again(folder, sweep)}"
     print(closing_table(folder, found, None, [again]), flush=True)
     _track_the_untracked(tracker, runs)
     if sweep["mlflow_run_id"]:

@@ -378,4 +378,8 @@ def test_a_folder_that_is_no_sweep(judge, tmp_path, sweep):
     for run in runs(sweep):
         write_json(run.path / "status.json", {**run.status(), "state": "failed"})
     assert "no run of this sweep ended ok" in judge().err
+    with open(sweep / "sweep.lock", "a") as held:  # as by the process that makes these runs
+        fcntl.flock(held, fcntl.LOCK_EX)
+        said = f"vlm-eval-judge: {sweep}: another process works on this sweep; wait for its end\n"
+        assert judge() == (2, "", said)
     assert json.loads((sweep / "sweep.json").read_text())["failed"] == 0

@@ -105,9 +105,10 @@ class Transport:
                 f"{where}.api_key_env: not the name of a variable; export the key and give the variable's name"
             )
         if config.api_key_env and not self._key():
-            raise BadInput(f"{where}.api_key_env={config.api_key_env}: not set; export it, or name another variable")
+            # No colon after a key's name here, or mask() would take the next word for the key.
+            raise BadInput(f"{where}.api_key_env={config.api_key_env} is not set; export it, or name another variable")
         if not (self._key().isascii() and self._key().isprintable()):
-            raise BadInput(f"{where}.api_key_env={config.api_key_env}: the key in it has characters that no key has")
+            raise BadInput(f"{where}.api_key_env={config.api_key_env} holds characters that no key has")
         if config.api_base is not None and re.match(r"https?://[^/]*@", config.api_base):
             raise BadInput(f"{where}.api_base: holds a password; give the key by its variable, {where}.api_key_env")
         if config.api_base is not None and not re.match(r"https?://[^/]", config.api_base):
