@@ -32,6 +32,8 @@ class FaultyEngineConfig:
     latency_items: int = 0
     retries: int = 0
     delay_s: float = 0.0
+    cards: int = 0
+    gib: Optional[float] = None
 
 
 def restarts(config: FaultyEngineConfig) -> int:
@@ -110,6 +112,9 @@ class FaultyEngine(Engine):
         self.config = config
         self.mode = "ok" if os.environ.get("FAULTY_ENGINE_MENDED") else config.mode
 
+    def need(self, todo: Sequence[Request]) -> dict[str, Any]:
+        return {"cards": self.config.cards, "gib": self.config.gib}
+
     def check(self, task: Any, items: Any) -> Optional[float]:
         return None
 
@@ -118,6 +123,10 @@ class FaultyEngine(Engine):
 
     def start(self) -> dict[str, Any]:
         _log("start", self.config.mode)
+        if self.config.cards:
+            _log("cards", self.config.mode, os.environ["CUDA_VISIBLE_DEVICES"], str(self.share_gib))
+        if self.mode == "oom" and self.share_gib is not None:
+            raise RuntimeError(f"CUDA out of memory: {self.share_gib} GiB do not do")
         if self.mode == "start":
             raise RuntimeError("no such weights")
         return {"found": "nothing, it is a fake", "engine_start_s": 0.01}

@@ -6,6 +6,8 @@ import csv
 import fcntl
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -136,6 +138,21 @@ def test_a_hanging_run_is_killed_at_its_time_limit(vlm_eval_cli, arguments, tmp_
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (None, "no run.log: No such file or directory"),
+        ("", "run.log is empty"),
+        ("\n \n", "run.log is empty"),
+        ("1\n2\n\n 3 \n4\n\n\n\n", "last in run.log: 2 | 3 | 4"),
+    ],
+)
+def test_a_reason_ends_with_what_the_log_ends_with(tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "run.log").write_text(text)
+    assert launch._end_of_log(RunFolder(tmp_path)) == said
+
+
 # -------------------------------------------------------------------------------------------------------------- signals
 
 
@@ -143,9 +160,8 @@ def test_a_hanging_run_is_killed_at_its_time_limit(vlm_eval_cli, arguments, tmp_
 def test_a_signal_ends_the_sweep_and_all_it_started(vlm_eval_cli, arguments, tmp_path, number, code):
     with started(tmp_path, *arguments, "engine.mode=hang,ok") as sweep:
         hanging = wait_for(lambda: runs(sweep_folder(tmp_path))["hang"])
-        wait_for(
-            lambda: len(answered(hanging)) == 2 and len(left_behind(tmp_path)) == 3
-        )  # the sweep, the run, its child
+        # The sweep, the run, its child, and the next run, which waits for its turn.
+        wait_for(lambda: len(answered(hanging)) == 2 and len(left_behind(tmp_path)) == 4)
         sent = time.monotonic()
         sweep.send_signal(number)
         assert sweep.wait(10) == code, (tmp_path / "said").read_text()
@@ -154,16 +170,60 @@ def test_a_signal_ends_the_sweep_and_all_it_started(vlm_eval_cli, arguments, tmp
     status = hanging.status()
     assert (status["state"], status["stage"], status["error"]) == ("interrupted", "generate", "stopped by a signal")
     assert answered(hanging) == ["a", "b"]
-    # The files say how far it came: the second run was never begun.
+    # The files say how far it came: the second run had not begun its work.
     states = {row["engine.mode"]: row["state"] for row in comparison(sweep_folder(tmp_path))}
-    assert states == {"hang": "interrupted", "ok": "missing"}
+    assert states == {"hang": "interrupted", "ok": "interrupted"}
+    assert answered(runs(sweep_folder(tmp_path))["ok"]) == []
     assert "Traceback" not in (tmp_path / "said").read_text()
+
+
+def test_an_interrupted_sweep_says_how_far_it_came_and_how_to_go_on(vlm_eval_cli, arguments, monkeypatch, tmp_path):
+    asked = [*arguments, "engine.mode=hang,ok", "sweep.prefetch=0"]
+    with started(tmp_path, *asked) as sweep:
+        hanging = wait_for(lambda: runs(sweep_folder(tmp_path))["hang"])
+        wait_for(lambda: len(answered(hanging)) == 2)
+        folder = sweep_folder(tmp_path)
+        assert [line.split()[1] for line in status_of(folder)] == ["running", "waiting"]
+        sweep.send_signal(signal.SIGINT)
+        assert sweep.wait(10) == 130
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said[-1] == "0 of 2 runs ok, 1 interrupted, 1 not begun" and read_json(folder / "sweep.json")["failed"] == 2
+    assert [line.split()[1] for line in status_of(folder)] == ["interrupted", "not"]  # begun
+    [again] = [line for line in said if line.startswith("interrupted; ")]
+    command = shlex.split(again.partition(": ")[2])
+    assert command == ["vlm-eval", "-m", *asked, f"sweep.resume={folder.relative_to(tmp_path / 'cwd')}"]
+    monkeypatch.setenv("FAULTY_ENGINE_MENDED", "1")
+    ended = vlm_eval_cli(*command[1:])
+    assert ended.code == 0 and ended.out.splitlines()[-1] == "2 of 2 runs ok"
+    assert sweep_folder(tmp_path) == folder
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_single_run_says_what_keeps_it(vlm_eval_cli, arguments, tmp_path, number, code):
+    with started(tmp_path, *arguments, "engine.mode=hang", mode=()) as process:
+        [folder] = wait_for(lambda: list((tmp_path / "cwd").glob("multirun/*/*")))
+        wait_for(lambda: len(answered(RunFolder(folder))) == 2)
+        process.send_signal(number)
+        assert process.wait(10) == code
+    last = (tmp_path / "said").read_text().splitlines()[-1]
+    assert last == f"vlm-eval: interrupted; what was written is kept in {folder}"
+    assert [line.split()[:4] for line in status_of(folder)] == [[folder.name, "interrupted", "generate", "2"]]
+    for mode in ((), ("-m",)):
+        ended = vlm_eval_cli(*mode, *arguments, "engine.mode=hang", f"sweep.resume={folder}")
+        why = "a single run; only a sweep is resumed, and a single point with -m is a sweep, too"
+        assert (ended.code, ended.err) == (2, f"vlm-eval: sweep.resume={folder}: {why}\n")
+
+
+def status_of(folder) -> list[str]:
+    """What vlm-eval-status says of the runs in a folder, a line each."""
+    command = [VLM_EVAL.with_name("vlm-eval-status"), folder]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[2:]
 
 
 def test_a_second_signal_ends_everything_at_once(vlm_eval_cli, arguments, tmp_path):
     with started(tmp_path, *arguments, "engine.mode=deaf,ok") as sweep:
         deaf = wait_for(lambda: runs(sweep_folder(tmp_path))["deaf"])
-        wait_for(lambda: len(answered(deaf)) == 2 and len(left_behind(tmp_path)) == 3)
+        wait_for(lambda: len(answered(deaf)) == 2 and len(left_behind(tmp_path)) == 4)
         sweep.send_signal(signal.SIGTERM)
         time.sleep(1)
         assert sweep.poll() is None  # the run does not hear it, and has some seconds
@@ -189,7 +249,7 @@ def test_an_interrupted_sweep_tells_mlflow_last_and_not_for_ever(vlm_eval_cli, a
             assert sweep.wait(15) == 130
         assert time.monotonic() - sent < 10.5
     assert [row["state"] for row in comparison(sweep_folder(tmp_path))] == ["interrupted"]
-    assert "go on with the same command and sweep.resume=" in (tmp_path / "said").read_text()
+    assert "interrupted; this goes on with it" in (tmp_path / "said").read_text()
     assert left_behind(tmp_path) == []
 
 
@@ -204,11 +264,12 @@ def test_a_run_ends_with_the_process_that_started_it(vlm_eval_cli, arguments, tm
 
 
 @contextmanager
-def started(tmp_path, *arguments, **variables):
-    """A sweep in a process of its own, that hears Ctrl-C; what it says is in tmp_path/said."""
+def started(tmp_path, *arguments, mode=("-m",), **variables):
+    """A sweep, or with no mode a single run, in a process of its own that hears Ctrl-C; what it says is in
+    tmp_path/said."""
     with open(tmp_path / "said", "w") as said:
         sweep = subprocess.Popen(
-            [VLM_EVAL, "-m", *arguments],
+            [VLM_EVAL, *mode, *arguments],
             cwd=tmp_path / "cwd",
             stdout=said,
             stderr=said,
@@ -253,8 +314,9 @@ def test_a_run_that_is_deaf_to_sigterm_is_killed(monkeypatch):
 def test_resuming_does_only_what_is_missing(vlm_eval_cli, arguments, monkeypatch, tmp_path):
     log = tmp_path / "engine.log"
     monkeypatch.setenv("FAULTY_ENGINE_LOG", str(log))
-    arguments = ["-m", *arguments, "engine.mode=ok,kill"]
-    assert vlm_eval_cli(*arguments).code == 1
+    arguments = ["-m", *arguments, "engine.mode=ok,kill", "engine.delay_s=0.01"]
+    first_time = vlm_eval_cli(*arguments)
+    assert first_time.code == 1 and "several goes" not in first_time.out
     folder = sweep_folder(tmp_path)
     first = read_json(folder / "sweep.json")
     before = {mode: (run.path / "answers.jsonl").read_bytes() for mode, run in runs(folder).items()}
@@ -280,6 +342,12 @@ def test_resuming_does_only_what_is_missing(vlm_eval_cli, arguments, monkeypatch
     assert [row["state"] for row in comparison(folder)] == ["ok"] * 2
     assert {row["tech/failed_rate"] for row in comparison(folder)} == {"0.0"}
     assert "sweep.resume" not in comparison(folder)[0]
+    # Its tokens/s is not read as if it stood for one batch.
+    several = f"tokens/s of {runs(folder)['kill'].path.name}: made in several goes, the number is over all of them"
+    assert several in ended.out.splitlines()
+    assert ended.out.count("several goes") == 1
+    report = (folder / "report" / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"^- Сделано в несколько приёмов, токены/с .*: .*kill, [^;]*\.$", report, re.MULTILINE)
 
 
 def test_a_died_engine_is_started_again_so_often_and_says_so(vlm_eval_cli, arguments, monkeypatch, tmp_path):
@@ -371,10 +439,21 @@ def test_a_resume_with_other_points_is_refused_with_the_sweeps_own_command(vlm_e
     assert vlm_eval_cli("-m", *arguments, "engine.mode=ok").code == 0
     folder = sweep_folder(tmp_path)
     before = (folder / "sweep.json").read_bytes()
-    for alone in ([], ["-m"]):
-        ended = vlm_eval_cli(*alone, *arguments, "run.seed=5", f"sweep.resume={folder}")
-        assert ended.code == 2
-        assert not alone or "is no point of that sweep" in ended.err and "engine.mode=ok" in ended.err
+    command = shlex.join(["vlm-eval", "-m", *arguments, "engine.mode=ok", f"sweep.resume={folder}"])
+    new = "is no point of that sweep: run.seed=0 is not among its overrides; start a new sweep, or go on with"
+    less = "is no point of that sweep: engine.mode=ok is missing; start a new sweep, or go on with"
+    for mode, asked, said in (
+        ([], ["engine.mode=ok"], "a sweep goes on with its own command, -m included: "),
+        (["-m"], ["engine.mode=ok", "run.seed=0,5", "run.timeout_s=99"], new),
+        (["-m"], ["run.timeout_s=99"], less),
+    ):
+        ended = vlm_eval_cli(*mode, *arguments, *asked, f"sweep.resume={folder}")
+        assert ended.code == 2 and ended.err.count("\n") == 1, ended
+        assert said in ended.err and ended.err.endswith(f": {command}\n")
+    [run] = (folder / point["folder"] for point in read_json(folder / "sweep.json")["points"])
+    for mode in ([], ["-m"]):
+        ended = vlm_eval_cli(*mode, *arguments, "engine.mode=ok", f"sweep.resume={run}")
+        assert ended.err == f"vlm-eval: sweep.resume={run}: a run of a sweep; give the folder above it\n"
     assert (folder / "sweep.json").read_bytes() == before
 
 

@@ -175,12 +175,10 @@ def test_another_reference_is_work_again(make, asked, tmp_path):
         return inputs_hash(cfg, task, engine_of(cfg, task), references.read_items(cfg, task)[0])
 
     before = made_of()
-    preflight.check(cfg, str(tmp_path / "new"))
-    assert preflight.made_from(tmp_path / "new") == before
+    assert preflight.check(cfg, str(tmp_path / "new")).made_from == before
     rows = old.read("answers")
     old.replace("answers", [type(a)(**{**vars(a), "text": "Другое"}) for a in rows])
-    preflight.check(cfg, str(tmp_path / "new"))
-    assert preflight.made_from(tmp_path / "new") == made_of() != before
+    assert preflight.check(cfg, str(tmp_path / "new")).made_from == made_of() != before
 
 
 def test_another_picture_under_the_same_name_is_refused(make, asked, tmp_path):

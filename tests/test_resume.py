@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
+from vlm_eval import config
 from vlm_eval.store import RunFolder, read_json
+from vlm_eval.sweep import _what_is_foreign, command_again
 
-from .helpers import FAULTY, make_data, write_table
+from .helpers import FAULTY, REPO, make_data, write_table
 
 JUDGED = ("judge=rubric", "metrics=[tech,rouge]", "tracking=none")
 
@@ -160,25 +165,60 @@ def test_rows_of_a_version_without_addresses_are_work_again(sweep):
     assert len(answered(log)) == 6
 
 
+@pytest.mark.parametrize(
+    "folder", ["multirun/2026-01-02_03-04-05-ab12", "old", "12", "null", "my sweeps (1)/a, b", "свипы/it's\\", "a=b/c"]
+)
+def test_the_command_to_go_on_can_be_typed_as_it_is(folder):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    first = ["vlm-eval", "-m", "quant=awq,bf16", "task.data.root='my folder (1)'"]
+    command = command_again(folder, {"command": shlex.join(first)})
+    assert command_again(folder, {"command": command}) == command  # it is not said twice
+    assert command_again("else/where", {"command": command}) == shlex.join([*first, "sweep.resume=else/where"])
+    *others, last = shlex.split(command)
+    assert others == first
+    [override] = OverridesParser.create().parse_overrides([last])
+    assert not override.is_sweep_override() and OmegaConf.create({"folder": override.value()}).folder == folder
+
+
+def test_what_is_foreign_in_a_point():
+    points = [["quant=awq", "run.seed=0"], ["quant=bf16", "run.seed=1", "run.timeout_s=5"]]
+    assert _what_is_foreign(["quant=gptq4", "run.seed=0"], points) == "quant=gptq4 is not among its overrides"
+    assert _what_is_foreign(["quant=awq", "run.seed=1"], points) == "it has not quant=awq, run.seed=1 together"
+    points = [["quant=awq", "task=vqa"], ["quant=bf16", "task=vqa"]]
+    assert _what_is_foreign(["quant=awq"], points) == "task=vqa is missing"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
+def test_the_readme_says_what_may_differ_in_a_resume(name):
+    paragraphs = [" ".join(p.split()) for p in (REPO / name).read_text(encoding="utf-8").split("\n\n")]
+    [paragraph] = [p for p in paragraphs if "`run.timeout_s`, `sweep.*`" in p]
+    named = set(re.findall(r"`([^`]+)`", paragraph))
+    told = {key.partition(".")[2] if key.startswith(("engine.", "judge.")) else key for key in config.HOW_IT_IS_RUN}
+    # Whose settings of Hydra there are, and where an MLflow run id is looked up, is of no use there.
+    told -= {"hydra.", "tracking_uri", "reference.tracking_uri"}
+    assert {key + "*" if key.endswith(".") or key == "tracking" else key for key in told} <= named
+
+
 def test_ten_finished_runs_take_less_than_a_second_each(vlm_eval_cli, tmp_path):
     data = make_data(tmp_path / "data")
     command = ["-m", *FAULTY, "judge=none", "metrics=tech", "tracking=none", "task=vqa", f"task.data.root={data}"]
     command.append(f"run.seed={','.join(map(str, range(10)))}")
     assert vlm_eval_cli(*command).code == 0
     [folder] = Path("multirun").iterdir()
-    from vlm_eval import launch
+    from vlm_eval import job
 
     began, seconds = time.monotonic(), []
-    real = launch.launch
+    real = job.launch
 
-    def timed(*arguments):
+    def timed(*arguments, **where):
         start = time.monotonic()
-        status = real(*arguments)
+        status = real(*arguments, **where)
         seconds.append(time.monotonic() - start)
         return status
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "launch", timed)
+        patch.setattr(job, "launch", timed)
         ended = vlm_eval_cli(*command, f"sweep.resume={folder}")
     assert ended.code == 0 and ended.err.count("done already") == 10
     assert len(seconds) == 10 and max(seconds) < 1.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from pathlib import Path
 
 from vlm_eval import __version__, paths, signals
 from vlm_eval.errors import BadInput, one_line
@@ -20,23 +19,17 @@ def job(cfg):
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from vlm_eval.config import validate
-    from vlm_eval.launch import failed, launch
-    from vlm_eval.preflight import made_from
-    from vlm_eval.store import RunFolder, read_json
+    from vlm_eval.job import Job
 
-    hydra = HydraConfig.get()
-    run_dir = Path(hydra.runtime.output_dir)
-    label = run_dir.name
-    if hydra.mode == RunMode.MULTIRUN:
-        label = f"[{hydra.job.num + 1}/{len(read_json(run_dir.parent / 'sweep.json')['points'])}] {label}"
+    current, alone = Job.current(cfg), HydraConfig.get().mode == RunMode.RUN
     try:
-        status = launch(validate(cfg), run_dir, label, made_from(run_dir))
-    except Exception as error:  # before the run's process began; Hydra would drop it
-        status = failed(RunFolder(run_dir), "start", one_line(error, 1000))
-        print(f"{label}  failed in stage start: {status['error']}", file=sys.stderr)
-    if hydra.mode == RunMode.RUN:
-        print(run_dir)
+        status = current.run()
+    except (KeyboardInterrupt, SystemExit):  # a signal; of a sweep its closing table tells
+        if alone:
+            print(f"vlm-eval: interrupted; what was written is kept in {current.run_dir}", file=sys.stderr)
+        raise
+    if alone:
+        print(current.run_dir)
         sys.exit(0 if status["state"] == "ok" else 1)
     return status["state"]
 
@@ -57,7 +50,8 @@ def main() -> int:
     from vlm_eval.config import as_hydra_takes_it, explain_hydra, is_about_config, register_resolvers
 
     register_resolvers()
-    sys.argv[1:] = map(as_hydra_takes_it, sys.argv[1:])
+    # argparse takes no override after an option that stands between overrides: -m goes to the front.
+    sys.argv[1:] = sorted(map(as_hydra_takes_it, sys.argv[1:]), key=lambda word: word not in ("-m", "--multirun"))
     sys.path.append(os.getcwd())  # where a class of one's own, named in a YAML of one's own, is looked for
     # Hydra would print its own exceptions over several lines and exit with 1; this lets them through to us.
     debugging = os.environ.get("HYDRA_FULL_ERROR") == "1"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import itertools
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -50,6 +52,36 @@ def card_in_use() -> Optional[CardInUse]:
     return CardInUse(float(free[0]) / 1024, tuple(holders))
 
 
+@dataclass(frozen=True)
+class Card:
+    """One that runs may be put on: as CUDA_VISIBLE_DEVICES names it, and what of it is free for them."""
+
+    name: str
+    gib: float
+
+
+def cards() -> list[Card]:
+    """All visible GPUs with what each has free now; MIG slices by their UUIDs, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = {}
+    for line in _ask_gpu("--query-gpu=index,uuid,memory.free", of_all=True):
+        index, uuid, free = (part.strip() for part in line.split(","))
+        if _is_number(free):
+            found[index] = found[uuid] = Card(index, float(free) / 1024)
+    found |= {uuid: Card(uuid, device.total_gib) for uuid, device in _mig_slices().items()}
+    if visible is None:
+        return list(dict.fromkeys(card for card in found.values() if not card.name.startswith("MIG-")))
+    # As CUDA does it: what comes after a name that is not there does not count.
+    named = itertools.takewhile(lambda name: name in found, (name.strip() for name in visible.split(",")))
+    return [found[name] for name in named]
+
+
+def _mig_slices() -> dict[str, Device]:
+    """By UUID, with the size that the name of each slice's profile says: nvidia-smi tells no more of them."""
+    slices = re.findall(r"MIG (\S*?(\d+)gb\S*)\s+Device\s+\d+:\s+\(UUID: (MIG-[^)]+)\)", "\n".join(_nvidia_smi("-L")))
+    return {uuid: Device("cuda", f"MIG {profile}", float(gb)) for profile, gb, uuid in slices}
+
+
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
 
@@ -64,6 +96,9 @@ def _has_cpu_vllm() -> bool:
 def _gpu() -> Optional[Device]:
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not shutil.which("nvidia-smi"):
         return None
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    if first.startswith("MIG-"):
+        return _mig_slices().get(first)
     try:
         name, total = (part.strip() for part in _ask_gpu("--query-gpu=name,memory.total")[0].split(","))
         return Device("cuda", name, float(total) / 1024)
@@ -71,12 +106,15 @@ def _gpu() -> Optional[Device]:
         return None
 
 
-def _ask_gpu(query: str) -> list[str]:
+def _ask_gpu(query: str, of_all: bool = False) -> list[str]:
     """nvidia-smi's lines about the first visible card; none where it gives no answer."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", *(["-i", first] if first else [])]
+    first = "" if of_all else os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    return _nvidia_smi(query, "--format=csv,noheader,nounits", *(["-i", first] if first else []))
+
+
+def _nvidia_smi(*arguments: str) -> list[str]:
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        answer = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30)
     except (subprocess.TimeoutExpired, OSError):
         return []
     return answer.stdout.splitlines() if answer.returncode == 0 else []

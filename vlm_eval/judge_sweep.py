@@ -38,7 +38,7 @@ from vlm_eval.judging import (
     main_judge,
     prefix_of,
 )
-from vlm_eval.progress import Display
+from vlm_eval.progress import Display, Shown
 from vlm_eval.secret_input import guarded, refuse_in_config
 from vlm_eval.secrets import mask, mask_file
 from vlm_eval.store import RunFolder, lock_alone, read_json, sha256_of
@@ -121,10 +121,10 @@ def judge_sweep(sweep_dir: Path, node: DictConfig, as_main: bool) -> int:
     sweep = read_json(sweep_dir / "sweep.json")
     if not sweep:
         raise BadInput(f"{sweep_dir}: no sweep.json here; give the folder of a sweep")
-    jobs = [_job(folder, label, node, Path(sweep["cwd"]), as_main) for folder, label in _ended_ok(sweep_dir, sweep)]
-    if not jobs:
-        raise BadInput(f"{sweep_dir}: no run of this sweep ended ok, there is nothing to judge")
-    with locked(sweep_dir):
+    with locked(sweep_dir):  # before all else: a sweep that is being worked on may have no run yet that ended ok
+        jobs = [_job(folder, label, node, Path(sweep["cwd"]), as_main) for folder, label in _ended_ok(sweep_dir, sweep)]
+        if not jobs:
+            raise BadInput(f"{sweep_dir}: no run of this sweep ended ok, there is nothing to judge")
         codes = [_judge_apart(job) if job.judge.environment() else _judge(job, Display(job.label)) for job in jobs]
         if 130 in codes:
             raise KeyboardInterrupt
@@ -202,15 +202,12 @@ def _judge(job: Job, display: Display) -> int:
     items = {item.item_id: item for item in job.folder.read("items")}
     root = Path(job.folder.provenance()["data_root"])
 
-    def report(stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
-        display.show({"stage": stage, "done": done, "total": total, "note": note})
-
     with open(job.folder.path / "run.log", "a", encoding="utf-8") as log:
         if not lock_alone(log):
             print(f"{job.label}  not judged: another process works on this run", file=display.out)
             return 1
         try:
-            judge_answers(job.config, items, root, job.folder, report, job.main)
+            judge_answers(job.config, items, root, job.folder, Shown(display), job.main)
             return 0
         except Exception as error:  # the other runs are judged nevertheless
             traceback.print_exc(file=log)

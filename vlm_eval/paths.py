@@ -1,5 +1,6 @@
 """Where the project's own files lie, in a checkout and in an installed wheel."""
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -14,6 +15,11 @@ def conf() -> Path:
 def demo(name: str) -> str:
     """A file or folder of the bundled demo, e.g. `models/bf16`."""
     return str(PACKAGE / "demo" / name)
+
+
+def cache() -> Path:
+    """What is kept between sweeps and can be made again: $VLM_EVAL_CACHE."""
+    return Path(os.environ.get("VLM_EVAL_CACHE", "~/.cache/vlm-eval")).expanduser()
 
 
 def prompt(name: str, group: str = "task") -> Path:

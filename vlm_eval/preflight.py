@@ -32,14 +32,15 @@ class Plan:
     judge_usd: Optional[float]
     answers_usd: Optional[float] = 0.0  # for a model behind an API; None: unknown
     not_scored: tuple[str, ...] = ()  # what cannot be had here, metrics and references, a sentence each
+    made_from: Optional[str] = None  # hash of all that the run follows from
 
 
-_made_from: dict[Path, str] = {}  # run folder -> hash of all that the run follows from, of the points checked
+_made_from: Optional[str] = None  # of the single run of this process
 
 
-def made_from(run_dir: Path) -> Optional[str]:
-    """The hash of a checked run's inputs; a finished run whose provenance.json has another is work again."""
-    return _made_from.get(run_dir.resolve())
+def made_from() -> Optional[str]:
+    """The hash of this process's single run; a finished one whose provenance.json has another is work again."""
+    return _made_from
 
 
 def check(
@@ -52,16 +53,12 @@ def check(
     say of their own chances. `asked` is what metrics of other points have said already: a Hub that does not answer
     takes seconds to say so."""
     asked = {} if asked is None else asked
-    resume = cfg.sweep.resume
-    if resume and not (Path(resume) / "sweep.json").is_file():
-        raise BadInput(f"sweep.resume={resume}: no sweep.json there; give the folder of an earlier sweep")
     _check_statistics(cfg.statistics)
     task: Task = configs.build(cfg.task)
     items, _ = references.read_items(cfg, task)
     engine = engine_of(cfg, task)
     if run_dir:
         _check_folder(Path(run_dir), overrides)
-        _made_from[Path(run_dir).resolve()] = inputs_hash(cfg, task, engine, items)
     usable = [item for item in items if not item.error]
     memory = engine.check(task, usable)
     judge = configs.build(cfg.judge)
@@ -76,7 +73,8 @@ def check(
         not_scored += [f"{name} will not be scored: {asked[key]}"] if asked[key] else []
     not_scored += filter(None, [references.without_reference(items)])
     usd = None if usd_each is None else usd_each * repeats
-    return Plan(len(items), answers, memory, *judge.cost(answers), usd, tuple(not_scored))
+    made = inputs_hash(cfg, task, engine, items) if run_dir else None
+    return Plan(len(items), answers, memory, *judge.cost(answers), usd, tuple(not_scored), made)
 
 
 def _check_folder(run_dir: Path, overrides: Sequence[str]) -> None:
@@ -131,12 +129,18 @@ class PreflightCallback(Callback):
     leaves nothing behind. A sweep is checked by the sweeper, all points before the first."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        global _made_from
         # Hydra turns a callback's exception into a warning, but lets SystemExit pass.
         try:
             refuse_in_config(config)
             cfg = configs.validate(config)
             if cfg.sweep.resume:
-                raise BadInput(f"sweep.resume={cfg.sweep.resume}: a sweep goes on with its own command, -m included")
+                from vlm_eval.sweep import command_again, sweep_to_resume  # here: it imports this module
+
+                command = command_again(cfg.sweep.resume, sweep_to_resume(cfg.sweep.resume))
+                raise BadInput(
+                    f"sweep.resume={cfg.sweep.resume}: a sweep goes on with its own command, -m included: {command}"
+                )
             plan = check(cfg, config.hydra.run.dir, overrides=config.hydra.overrides.task)
         except BadInput as error:
             print(f"vlm-eval: {error}", file=sys.stderr)
@@ -144,6 +148,7 @@ class PreflightCallback(Callback):
         except Exception:
             traceback.print_exc()
             sys.exit(1)
+        _made_from = plan.made_from
         warn([plan])
         if cfg.sweep.dry_run:
             print(dry_run_table([(config.hydra.overrides.task, plan)]))

@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import threading
 import time
-from typing import Any, Optional, TextIO
+from typing import Any, Optional, Sequence, TextIO
 
 SHOW_EVERY_S = 0.2
+_drawing = threading.Lock()  # runs side by side share one terminal
 
 
 class Reporter:
-    """In the run's process: says which stage it is in and how far. Writes to the pipe the parent reads."""
+    """In the run's process: says which stage it is in and how far, to the pipe the parent reads; and asks the parent,
+    which answers on another, before a stage for which others may have to make room."""
 
-    def __init__(self, out: Optional[TextIO]):
-        self.out, self.stage = out, None
+    def __init__(self, out: Optional[TextIO], answers: Optional[TextIO] = None):
+        self.out, self.answers, self.stage = out, answers, None
+
+    def ask(self, stage: str, **need: Any) -> dict[str, Any]:
+        """Wait until the stage may begin; what the parent grants for it (vlm_eval.scheduling): {} where it has nothing
+        to say, or where there is no parent."""
+        self.stage = stage
+        if self.out is None or self.answers is None:
+            return {}
+        print(json.dumps({"stage": stage, "asks": need}), file=self.out, flush=True)
+        if not (answer := self.answers.readline()):
+            raise EOFError("the sweep's process is gone")
+        return json.loads(answer)
 
     def __call__(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
         self.stage = stage
         if self.out is not None:
             line = json.dumps({"stage": stage, "done": done, "total": total, "note": note}, ensure_ascii=False)
             print(line, file=self.out, flush=True)
+
+    def ask_and_move(self, stage: str, gib: Sequence[Optional[float]]) -> None:
+        """ask() for what takes so much of a GPU, one after the other (None: all of it), and see that GPU alone."""
+        largest = None if None in gib else max(gib, default=0.0)
+        granted = self.ask(stage, cards=0 if largest == 0.0 else 1, gib=largest)
+        if granted.get("cards"):
+            os.environ["CUDA_VISIBLE_DEVICES"] = granted["cards"]
+
+    def handed_over(self) -> None:
+        """The last word of a process whose run another one goes on with."""
+        print(json.dumps({"stage": self.stage, "handed_over": True}), file=self.out, flush=True)
 
     def failed(self, error: str, engine_died: bool) -> None:
         """The last word, for a parent that may find no status.json: the disk may be full."""
@@ -57,8 +83,9 @@ class Display:
     def _draw(self, end: str = "") -> None:
         # A line that wraps could not be redrawn: \r goes back to its last row only.
         width = shutil.get_terminal_size().columns - 1
-        self.out.write(f"\r\x1b[K{self.text[:width]}{end}" if self.live else f"{self.text}{end}")
-        self.out.flush()
+        with _drawing:
+            self.out.write(f"\r\x1b[K{self.text[:width]}{end}" if self.live else f"{self.text}{end}")
+            self.out.flush()
         self.shown = time.monotonic()
 
     def end(self) -> None:
@@ -67,3 +94,14 @@ class Display:
             self.text += f", {time.monotonic() - self.began:.1f} s"
             self._draw("\n")
             self.stage = None
+
+
+class Shown(Reporter):
+    """A reporter whose stage is in this very process: it goes to the display."""
+
+    def __init__(self, display: Display):
+        super().__init__(None)
+        self.display = display
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        self.display.show({"stage": stage, "done": done, "total": total, "note": note})

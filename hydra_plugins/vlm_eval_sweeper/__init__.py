@@ -40,6 +40,6 @@ class VlmEvalSweeper(BasicSweeper):
         if composed[0].sweep.dry_run:
             print(preflight.dry_run_table([(c.hydra.overrides.task, plan) for c, plan in zip(composed, plans)]))
             sys.exit(0)
-        with sweep.running(self.config.hydra.sweep.dir, composed) as outcome:
+        with sweep.running(self.config.hydra.sweep.dir, composed, plans) as outcome:
             self.launcher.launch(points, initial_job_idx=0)
         sys.exit(outcome.exit_code)

@@ -24,6 +24,10 @@ from .small_sweep import ITEMS, REPEATS, SmallSweep
 Step = Callable[[SmallSweep], object]
 
 
+# Of the second run: nothing, or it waited, prepared, when the fault came.
+NOT_HAD_ITS_TURN = (None, "running", "interrupted", "failed")
+
+
 def nothing(_: SmallSweep) -> None:
     pass
 
@@ -38,7 +42,7 @@ class Fault:
     state: Optional[str]  # None: the run's folder says nothing
     reason: str = ""
     code: int = 1
-    other: Optional[str] = "ok"  # state of the second run
+    other: tuple[Optional[str], ...] = ("ok",)  # the second run's state, one of these
     mode: str = "fine"  # of the first run's engine
     mend: Step = nothing
     check: Step = nothing
@@ -307,12 +311,12 @@ KILLED, BY_SIGNAL = "killed by SIGKILL", "stopped by a signal"
 
 
 def _full_disk(name: str, when: Step) -> Fault:
-    return Fault(name, filled_disk(when), "failed", "No space left", other=None, mend=freed, disk=True)
+    return Fault(name, filled_disk(when), "failed", "No space left", other=NOT_HAD_ITS_TURN, mend=freed, disk=True)
 
 
 def _judge(name: str, inject: Step, more: Sequence[str] = ()) -> Fault:
     """In trouble for both runs, and mended before the resume."""
-    return Fault(name, inject, "failed", "judge", other="failed", mend=judge_recovers, more=more)
+    return Fault(name, inject, "failed", "judge", other=("failed",), mend=judge_recovers, more=more)
 
 
 def _mlflow(name: str, inject: Step, said: str = "not tracked", within_s: float = 120) -> Fault:
@@ -344,9 +348,11 @@ FAULTS = [
     ),
     Fault("no more file descriptors", limited(resource.RLIMIT_NOFILE, 3), "failed", "Too many open files"),
     # the sweep's process
-    Fault("Ctrl-C", to_sweep(signal.SIGINT), "interrupted", BY_SIGNAL, 130, other=None),
-    Fault("SIGTERM", to_sweep(signal.SIGTERM), "interrupted", BY_SIGNAL, 143, other=None),
-    Fault("SIGHUP: the terminal is closed", to_sweep(signal.SIGHUP), "interrupted", BY_SIGNAL, 129, other=None),
+    Fault("Ctrl-C", to_sweep(signal.SIGINT), "interrupted", BY_SIGNAL, 130, other=NOT_HAD_ITS_TURN),
+    Fault("SIGTERM", to_sweep(signal.SIGTERM), "interrupted", BY_SIGNAL, 143, other=NOT_HAD_ITS_TURN),
+    Fault(
+        "SIGHUP: the terminal is closed", to_sweep(signal.SIGHUP), "interrupted", BY_SIGNAL, 129, other=NOT_HAD_ITS_TURN
+    ),
     Fault(
         *(
             "SIGTERM twice, to a run that is deaf to it",
@@ -355,14 +361,19 @@ FAULTS = [
             BY_SIGNAL,
             143,
         ),
-        other=None,
+        other=NOT_HAD_ITS_TURN,
         mode="deaf",
     ),
     Fault(
-        "SIGTERM while the judge is asked", to_sweep(signal.SIGTERM, when=judging), "interrupted", BY_SIGNAL, 143, None
+        "SIGTERM while the judge is asked",
+        to_sweep(signal.SIGTERM, when=judging),
+        "interrupted",
+        BY_SIGNAL,
+        143,
+        NOT_HAD_ITS_TURN,
     ),
-    Fault("SIGKILL to the sweep", to_sweep(signal.SIGKILL), "interrupted", BY_SIGNAL, -9, other=None),
-    Fault("SIGKILL to sweep and run at once", killed_both, "running", "", -9, other=None),
+    Fault("SIGKILL to the sweep", to_sweep(signal.SIGKILL), "interrupted", BY_SIGNAL, -9, other=NOT_HAD_ITS_TURN),
+    Fault("SIGKILL to sweep and run at once", killed_both, "running", "", -9, other=NOT_HAD_ITS_TURN),
     Fault("a second sweep in the same folder", second_parent, "ok", code=0),
     # the disk
     _full_disk("full disk while answers are made", generating),
@@ -370,7 +381,7 @@ FAULTS = [
     Fault("file size limit (ulimit -f)", limited(resource.RLIMIT_FSIZE, 1024), "failed", "File too large"),
     Fault(
         *("read-only file system", read_only, "interrupted", BY_SIGNAL, 2),
-        other=None,
+        other=NOT_HAD_ITS_TURN,
         mend=lambda sweep: _remount(sweep, "rw"),
         disk=True,
     ),

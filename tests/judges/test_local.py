@@ -31,7 +31,7 @@ def judge_of(model, *overrides):
 
 
 def test_a_folder_that_is_no_checkpoint_is_bad_input(tmp_path):
-    with pytest.raises(BadInput, match="judge.model: .*nowhere: no such checkpoint folder"):
+    with pytest.raises(BadInput, match=f"^judge.model: {tmp_path}/nowhere: no such checkpoint folder$"):
         judge_of(tmp_path / "nowhere").check()
     with pytest.raises(BadInput, match=r"judge.model: .*config.json: missing"):
         judge_of(tmp_path).check()
@@ -114,16 +114,16 @@ def test_its_run_starts_in_the_environment_that_vllm_reads_at_import(monkeypatch
     for name in ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_ENABLE_V1_MULTIPROCESSING"):
         monkeypatch.delenv(name, raising=False)
     judge = ("judge=local", "judge.model=a/b", "judge.cpu_kv_cache_gib=3", "metrics=tech")
-    replayed = launch._environment(composed("engine=replay", "engine.path=x.csv", *judge))
-    generated = launch._environment(composed("engine=vllm", "engine.cpu_kv_cache_gib=2", *judge))
+    replayed = launch.environment(composed("engine=replay", "engine.path=x.csv", *judge))
+    generated = launch.environment(composed("engine=vllm", "engine.cpu_kv_cache_gib=2", *judge))
     assert replayed["VLLM_ENABLE_V1_MULTIPROCESSING"] == generated["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     if find_device().kind == "cpu":
         assert (replayed["OMP_NUM_THREADS"], replayed["VLLM_CPU_KVCACHE_SPACE"]) == ("1", "3")
         assert generated["VLLM_CPU_KVCACHE_SPACE"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert launch._environment(composed("engine=vllm", *judge))["OMP_NUM_THREADS"] == "7"
+    assert launch.environment(composed("engine=vllm", *judge))["OMP_NUM_THREADS"] == "7"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    nothing = launch._environment(composed("engine=replay", "engine.path=x.csv", "judge=none", "metrics=tech"))
+    nothing = launch.environment(composed("engine=replay", "engine.path=x.csv", "judge=none", "metrics=tech"))
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in nothing
 
 

@@ -92,6 +92,12 @@ def engine_facts(llm: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def kv_cache_gib(llm: Any, bytes_per_token: int) -> float:
+    """Of all blocks that the engine has allocated, on all its cards together."""
+    cache = llm.llm_engine.vllm_config.cache_config
+    return cache.num_gpu_blocks * cache.block_size * bytes_per_token / 2**30
+
+
 def _chat_template(llm: Any) -> str:
     """The template that vLLM renders the chat with: the processor's if it has one, else the tokenizer's."""
     from vllm.transformers_utils.processor import cached_processor_from_config

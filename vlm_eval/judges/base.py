@@ -35,6 +35,10 @@ class Judge(Protocol):
         """Variables that must stand before the run's process starts, as of an engine."""
         return {}
 
+    def card_gib(self) -> Optional[float]:
+        """What it takes of a GPU, GiB; None: a whole one."""
+        return 0.0
+
     def check(self) -> None:
         """BadInput for what would make every judgement fail (no key, no such model); nothing is sent."""
 

@@ -61,6 +61,9 @@ class LocalJudge(PairwiseJudge):
         """Variables that must stand before python starts, because torch and vllm read them when imported."""
         return vllm.environment(self.config)
 
+    def card_gib(self) -> Optional[float]:
+        return None if find_device().kind == "cuda" else 0.0
+
     def facts(self) -> dict[str, Any]:
         return {
             **super().facts(),
@@ -81,8 +84,7 @@ class LocalTransport(Transport):
 
     def __init__(self, config: LocalJudgeConfig):
         super().__init__(replace(config, model=f"{PROVIDER}/{config.model}"))
-        place = {"path": config.model} if checkpoints.is_folder(config.model) else {"checkpoints": {"": config.model}}
-        self._model = ModelConfig(config.model, revision=config.revision, **place), QuantConfig("")
+        self._model = ModelConfig(config.model, {"": config.model}, revision=config.revision), QuantConfig("")
 
     def check(self) -> None:
         """The folder is there, or the name may be fetched; memory plausible. Nothing is fetched."""

@@ -45,6 +45,10 @@ class PanelJudge(Judge):
         if len({member.needs_both for member in self.members.values()}) > 1:
             raise BadInput("judge.members: pairwise judges and judges against a reference have no common scale")
 
+    def card_gib(self) -> Optional[float]:
+        sizes = [member.card_gib() for member in self.members.values()]
+        return None if None in sizes else max(sizes)
+
     def check(self) -> None:
         for member in self.members.values():
             member.check()

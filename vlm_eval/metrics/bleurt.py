@@ -48,6 +48,9 @@ class Bleurt:
         self.config = config
         self.hash: Optional[str] = None
 
+    def card_gib(self) -> float:
+        return text_checkpoints.card_gib(self.config.device)
+
     def check(self) -> Optional[str]:
         if not all(map(importlib.util.find_spec, ("bleurt_pytorch", "sentencepiece"))):
             return "bleurt-pytorch and sentencepiece are not installed: pip install 'vlm-eval[bleurt]'"

@@ -57,6 +57,9 @@ class Perplexity:
         self.config = config
         self.hash: Optional[str] = None
 
+    def card_gib(self) -> float:
+        return text_checkpoints.card_gib(self.config.device)
+
     def check(self) -> Optional[str]:
         needs = (*NEEDS, text_checkpoints.weights(self.config.use_safetensors))
         return text_checkpoints.problem(self.config.checkpoint, needs, self.config.revision)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Sequence, TypeVar
 
 from vlm_eval import checkpoints
+from vlm_eval.devices import find_device
 from vlm_eval.errors import BadInput, one_line
 
 T = TypeVar("T")
@@ -17,6 +18,7 @@ T = TypeVar("T")
 SAFETENSORS = "*.safetensors"
 
 HUB_WAIT_S = 3.0
+CARD_GIB = 8.0  # what one takes of a GPU at most
 # The same weights for other frameworks; a repository may hold gigabytes of them.
 OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data", "*.tflite", "*.gguf", "onnx/*", "openvino/*")
 
@@ -87,6 +89,12 @@ def attempt(name_or_path: str, use: Callable[[], T]) -> T | str:
     except Exception as error:
         traceback.print_exc()
         return f"{name_or_path} cannot be used: {one_line(error)}"
+
+
+def card_gib(asked: Optional[str]) -> float:
+    """Of a GPU, if it will be used: weights of up to 3 GiB, a batch, and CUDA itself."""
+    on_gpu = find_device().kind == "cuda" if asked is None else asked.startswith("cuda")
+    return CARD_GIB if on_gpu else 0.0
 
 
 def device() -> str:

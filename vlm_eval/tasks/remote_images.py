@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Iterator, Union
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from vlm_eval import images
+from vlm_eval import images, paths
 from vlm_eval.errors import BadInput
 from vlm_eval.rows import Item
 
@@ -51,7 +51,7 @@ def fetch(url: str, pixel_limit: int) -> Path:
 
     Its name is made of the address and the content: what a run was made from stays what it was, whatever the server
     gives out later."""
-    folder = Path(os.environ.get("VLM_EVAL_CACHE", "~/.cache/vlm-eval")).expanduser() / "images"
+    folder = paths.cache() / "images"
     name = hashlib.sha256(url.encode("utf-8", "backslashreplace")).hexdigest()[:16]
     if known := sorted(folder.glob(f"{name}-*")):
         return known[0]

@@ -1,0 +1,40 @@
+"""Hydra's launcher for one machine: the runs of a sweep side by side on its cards, as far as they fit.
+
+Hydra loads launchers only from the `hydra_plugins` namespace; the work itself is in vlm_eval.scheduling.
+"""
+
+from dataclasses import dataclass
+from typing import List, Optional, Sequence
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+
+
+@dataclass
+class LocalGpusConf:
+    _target_: str = "hydra_plugins.vlm_eval_launcher.LocalGpusLauncher"
+    # What may be taken of each card, GiB; null: what is free on those that CUDA_VISIBLE_DEVICES names.
+    cards: Optional[List[float]] = None
+    scoring: int = 1  # runs that are scored and judged at once, beside the engines
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="local_gpus", node=LocalGpusConf, provider="vlm_eval")
+
+
+class LocalGpusLauncher(BasicLauncher):
+    """Composes each job as Hydra's own launcher does, and begins it where that one would wait for its end."""
+
+    def __init__(self, cards: Optional[List[float]] = None, scoring: int = 1) -> None:
+        super().__init__()
+        self.cards, self.scoring = cards, scoring
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from vlm_eval.scheduling.side_by_side import SideBySide
+
+        with SideBySide(self.cards, self.config.sweep.prefetch, self.scoring, len(job_overrides)) as runs:
+            self.task_function = runs.begin
+            # One by one: what Hydra returns of a job holds two copies of its config, 0.15 MB, and nobody wants it.
+            for number, overrides in enumerate(job_overrides, start=initial_job_idx):
+                super().launch([overrides], number)
+        return []
