@@ -6,7 +6,7 @@ import csv
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,6 +20,7 @@ from vlm_eval.text_table import text_table
 
 COMMON = "judge/match_ratio_common"  # over the answers that all runs of a task have, see sweep_statistics
 CUT_OFF = "tech/truncated_rate"  # answers that ended at task.sampling.max_tokens
+RATE, BATCHES = "tech/output_tokens_per_s", "tech/generation_batches"
 HEADLINES = {  # columns of the closing table: (summary's name, heading, format)
     "judge/match_ratio": ("match ratio", "{:.3f}"),
     COMMON: ("of common answers", "{:.3f}"),
@@ -30,14 +31,17 @@ HEADLINES = {  # columns of the closing table: (summary's name, heading, format)
     "facts/precision_mean": ("precision", "{:.3f}"),
     "language/grammar_errors_per_100_words": ("errors/100 words", "{:.2f}"),
     "tech/latency_s_p50": ("latency p50 s", "{:.3f}"),
-    "tech/output_tokens_per_s": ("tokens/s", "{:.0f}"),
+    RATE: ("tokens/s", "{:.0f}"),
     "tech/weights_gib": ("weights GiB", "{:.3g}"),
     "tech/host_peak_gib": ("RAM peak GiB", "{:.2f}"),
     "tech/gpu_peak_gib": ("GPU peak GiB", "{:.2f}"),
+    "memory/total_gib_1": ("GiB at 1", "{:.2f}"),
+    "memory/total_gib_6144": ("GiB at 6144", "{:.2f}"),
     "tech/failed_rate": ("failed", "{:.0%}"),
     CUT_OFF: ("cut off", "{:.1%}"),
 }
 
+NOT_BEGUN = "not begun"  # what people read for "missing"
 GROUPS = ("model", "quant", "task")  # the first columns of comparison.csv, whether they were overridden or not
 
 
@@ -130,6 +134,23 @@ def not_scored(runs: Sequence[Run]) -> list[Reason]:
     ]
 
 
+def in_several_goes(summary: Mapping[str, float]) -> bool:
+    """Whether a run was resumed while it answered: its tokens/s is no one batch's."""
+    return RATE in summary and summary.get(BATCHES, 1) > 1
+
+
+def ended_as(states: Sequence[str]) -> str:
+    """How many runs ended how, in words."""
+    count = Counter(states)
+    ok = count.pop("ok", 0)
+    others = sorted(count, key=lambda state: (state == "missing", state))
+    return ", ".join([f"{ok} of {len(states)} runs ok", *(f"{count[state]} {_in_words(state)}" for state in others)])
+
+
+def _in_words(state: str) -> str:
+    return NOT_BEGUN if state == "missing" else state
+
+
 def closing_table(folder: Path, runs: Sequence[Run], how_to_open: Optional[str], more: Sequence[str] = ()) -> str:
     """What a person sees at the end: a row a run, ok or why not, the headline numbers, `more`, and where to look."""
     shown = {k: v for k, v in HEADLINES.items() if any(k in run.summary for run in runs)}
@@ -138,19 +159,21 @@ def closing_table(folder: Path, runs: Sequence[Run], how_to_open: Optional[str],
         shown.pop(COMMON, None)  # all runs have the same answers: it would say the same again
     if not any(run.summary.get(CUT_OFF) for run in runs):
         shown.pop(CUT_OFF, None)
-    rows = [
-        [r.folder, r.state, *(form.format(r.summary[k]) if k in r.summary else "" for k, (_, form) in shown.items())]
-        for r in runs
-    ]
+    rows = []
+    for r in runs:
+        numbers = (form.format(r.summary[k]) if k in r.summary else "" for k, (_, form) in shown.items())
+        rows.append([r.folder, _in_words(r.state), *numbers])
     lines = [text_table(["run", "state", *(head for head, _ in shown.values())], rows)]
     lines += [f"{r.folder}: {r.error}" for r in runs if r.error]
-    lines += [*not_scored(runs), *not_comparable(runs), *more]
+    lines += [*not_scored(runs), *not_comparable(runs)]
+    if several := [r.folder for r in runs if in_several_goes(r.summary)]:
+        lines.append(f"tokens/s of {', '.join(several)}: made in several goes, the number is over all of them")
+    lines += more
     if untracked := [r.untracked for r in runs if r.untracked]:
         lines.append(f"{len(untracked)} of {len(runs)} runs are not, or not all, in MLflow: {untracked[0]}")
         lines.append(f"scripts/mlflow-import {folder} brings them in.")
-    failed = sum(r.state != "ok" for r in runs)
     lines.append(f"Results: {folder}/comparison.csv, one folder a run beside it.")
     if how_to_open and len(untracked) < len(runs):
         lines.append(how_to_open)
-    lines.append(f"{len(runs) - failed} of {len(runs)} runs ok" + (f", {failed} failed" if failed else ""))
+    lines.append(ended_as([r.state for r in runs]))
     return "\n".join(lines)
