@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
-from vlm_eval import config, preflight, tables
+from vlm_eval import checkpoints, config, preflight, tables
 from vlm_eval.errors import BadInput
 
 from .helpers import Ended, composed, make_checkpoint, make_data, write_table
@@ -276,8 +276,32 @@ def test_no_model_given(refused):
     refused("model.path=null", naming=["model.path", "model.path=FOLDER"])
 
 
-def test_a_checkpoint_folder_that_is_not_there(refused, tmp_path):
-    refused(f"model.path={tmp_path / 'nowhere'}", naming=[tmp_path / "nowhere", "no such checkpoint folder"])
+@both
+@pytest.mark.parametrize("model", ["local", "demo"])
+@pytest.mark.parametrize("path", ["nope/ckpt", "/nope"])
+def test_a_checkpoint_folder_that_is_not_there(refused, model, path):
+    model = [f"model={model}", f"model.path={path}"]
+    line = refused("quant=gptq8", "sweep.dry_run=true", model=model, naming=[])
+    assert line == f"vlm-eval: model.path={path}: no such checkpoint folder\n"
+
+
+def test_a_checkpoint_folder_that_a_yaml_names_and_that_is_not_there(refused):
+    said = refused(model=["model=local", "+model.checkpoints.bf16=/nope"], naming=[])
+    assert said == "vlm-eval: /nope: no such checkpoint folder\n"
+
+
+def test_what_a_checkpoint_is_told_apart_by(checkpoint):
+    """Also of a file that a download left torn."""
+    weights = checkpoint / "model.safetensors"
+    found = []
+    for content in (b"", b"\x01", b"\xff" * 8, struct.pack("<Q", 2) + b"{}weights"):
+        weights.write_bytes(content)
+        found.append(checkpoints.fingerprint(str(checkpoint)))
+    assert len(set(found)) == 4
+    weights.write_bytes(struct.pack("<Q", 2) + b"{}WEIGHTS")
+    assert checkpoints.fingerprint(str(checkpoint)) == found[-1]  # of safetensors the header alone
+    with pytest.raises(BadInput, match=f"^{weights}: no such checkpoint folder$"):
+        checkpoints.fingerprint(str(weights))
 
 
 @both
@@ -344,9 +368,12 @@ def test_one_bad_point_stops_all_and_is_named(vlm_eval_cli, tmp_path, data, chec
     check_refusal(ended, tmp_path, ["not quantised", "quant=awq", "[in local-awq-vqa-"])
 
 
-@both
-def test_a_sweep_to_go_on_with_that_is_not_there(refused, tmp_path):
-    refused(f"sweep.resume={tmp_path / 'nowhere'}", naming=["sweep.resume", tmp_path / "nowhere"])
+@pytest.mark.parametrize("more", [[], ["-m"], ["-m", "run.seed=0,1"]])
+def test_a_sweep_to_go_on_with_that_is_not_there(vlm_eval_cli, tmp_path, more):
+    ended = vlm_eval_cli(*more, "model=demo", f"sweep.resume={tmp_path / 'nowhere'}")
+    check_refusal(ended, tmp_path, [])
+    what = "no sweep.json there; give the folder of an earlier sweep"
+    assert ended.err == f"vlm-eval: sweep.resume={tmp_path / 'nowhere'}: {what}\n"
 
 
 # -------------------------------------------------------------------------------------------------- what is not refused
@@ -454,3 +481,30 @@ def test_a_number_out_of_its_range_is_named_with_the_range(vlm_eval_cli, overrid
     assert ended.code == 2
     assert ended.err.startswith(f"vlm-eval: {override.partition('=')[0]}=") and "at least" in ended.err
     assert len(ended.err.splitlines()) == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------- load
+
+
+BAD_LOADS = {
+    "engine.load=[4,0]": ["engine.load=0", "at least 1"],
+    "engine.load=[-1]": ["engine.load=-1", "at least 1"],
+    "engine.load=[1,4,4]": ["engine.load: 4 stands there twice"],
+    "engine.load=[1.5]": ["engine.load"],
+    "engine.load=4": ["engine.load"],
+    "engine.rates=[0]": ["engine.rates=0", "above 0"],
+    "engine.rates=[0.5,-2]": ["engine.rates=-2", "above 0"],
+    "engine.rates=[.inf]": ["engine.rates=inf", "above 0"],
+    "engine.rates=[.nan]": ["engine.rates=nan", "above 0"],
+    "engine.load_requests=0": ["engine.load_requests=0", "at least 1"],
+}
+
+
+@pytest.mark.parametrize("override, naming", BAD_LOADS.items(), ids=BAD_LOADS)
+def test_a_load_that_is_none(refused, override, naming):
+    refused(override, naming=naming)
+
+
+@both
+def test_a_load_that_is_none_by_the_command(refused):
+    refused("engine.load=[4,0]", naming=["engine.load=0", "at least 1"])

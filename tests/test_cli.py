@@ -108,7 +108,7 @@ def refused(cli, tmp_path, *arguments) -> str:
 
 REFUSED = {
     "quant=gtpq4": "quant=gtpq4: no such option; did you mean gptq4? quant has: awq, bf16, gptq4, gptq8",
-    "experiment=dmo": "experiment=dmo: no such option; did you mean demo? experiment has: demo, demo_full, seed_",
+    "experiment=dmo": "experiment=dmo: no such option; did you mean demo? experiment has: demo, demo_full, mem",
     "metrics=[tech,ruoge]": "metrics=ruoge: no such option; did you mean rouge? metrics has:",
     "enigne=vllm": "enigne: no such key; did you mean engine? the config has: engine,",
     "engine.max_modl_len=5": "engine.max_modl_len: no such key; did you mean max_model_len? engine has: cpu_kv",
@@ -213,7 +213,7 @@ def test_every_option_of_every_group_composes(choices):
 
 @pytest.mark.parametrize(
     "metrics, names",
-    [("rouge", ["rouge"]), ("[tech,rouge]", ["tech", "rouge"]), ("default", ["tech", "rouge"]), ("[]", [])],
+    [("rouge", ["rouge"]), ("[tech,rouge]", ["tech", "rouge"]), ("default", ["tech", "load", "rouge"]), ("[]", [])],
 )
 def test_metrics_are_chosen_one_by_one_and_in_lists(metrics, names):
     assert sorted(composed(f"metrics={metrics}").metrics) == sorted(names)
@@ -260,6 +260,7 @@ def test_every_study_composes_and_is_ready_to_start(vlm_eval_cli, tmp_path, mode
         "demo": "8 points, 296 answers, 592 judge calls",
         "demo_full": "8 points, 1432 answers, 2864 judge calls",
         "seed_vqa": "4 points, 4 answers, 0 judge calls",
+        "memory": "4 points, 8 answers, 0 judge calls",
         "seed_screen_annotation": "4 points, 40 answers, 0 judge calls",
     }
     data = study_data(name, tmp_path / "data")
@@ -334,11 +335,34 @@ def test_status_calls_a_run_died_that_nobody_works_on(sweep, monkeypatch, capsys
     """Its process and the sweep's were killed, and neither could say so."""
     monkeypatch.setattr(sys, "argv", ["vlm-eval-status", str(sweep)])
     assert status.main() == 0
-    assert capsys.readouterr().out.splitlines()[3].split()[:3] == ["under_way", "died", "start"]
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[3].split()[:3] == ["under_way", "died", "start"]
+    assert rows[5].split() == ["not_yet", "not", "begun", "0"]  # nobody is there that it could wait for
 
 
-def test_status_of_a_folder_that_is_no_sweep(tmp_path):
-    command = [VLM_EVAL.with_name("vlm-eval-status"), tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr == f"vlm-eval-status: {tmp_path}: no sweep.json here; give the folder of a sweep\n"
+def status_of(folder):
+    command = [VLM_EVAL.with_name("vlm-eval-status"), "."]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_status_of_a_single_run(sweep):
+    (sweep / "sweep.json").unlink()
+    done = status_of(sweep / "dead")
+    assert done.returncode == 0 and done.stdout.splitlines()[2].split()[:4] == ["dead", "failed", "generate", "0"]
+
+
+def test_status_of_a_folder_that_is_no_sweep(sweep):
+    (sweep / "other").mkdir()
+    for name, why in {
+        "other": "no sweep.json here; give the folder of a sweep or of a single run",
+        "dead": "a run of a sweep; give the folder above it",
+    }.items():
+        done = status_of(sweep / name)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"vlm-eval-status: .: {why}\n")
+
+
+def test_multirun_may_stand_anywhere(vlm_eval_cli):
+    words = ["model=demo", "tracking=none", "sweep.dry_run=true"]
+    for place in range(len(words) + 1):
+        ended = vlm_eval_cli(*words[:place], "-m", *words[place:], "quant=bf16,awq")
+        assert ended.code == 0 and "2 points, " in ended.out, ended.err

@@ -360,7 +360,7 @@ def test_nothing_is_sent_before_the_run(asked, server):
         (["model.litellm="], "model.litellm: no value given"),
         (["model.litellm=NAME"], "model.litellm=NAME: no provider; write openai/NAME"),
         (["model.litellm=openai/gpt-3.5-turbo"], "model.litellm=openai/gpt-3.5-turbo: sees no images"),
-        (["engine.api_key_env=NO_SUCH_VARIABLE"], "engine.api_key_env=NO_SUCH_VARIABLE: not set"),
+        (["engine.api_key_env=NO_SUCH_VARIABLE"], "engine.api_key_env=NO_SUCH_VARIABLE is not set"),
         ([f"engine.api_key_env={KEY}"], "engine.api_key_env: not the name of a variable"),
         (["engine.api_base=127.0.0.1:8000"], "engine.api_base=127.0.0.1:8000: an address such as"),
         (["engine.api_base=http://me:secret@127.0.0.1/v1"], "engine.api_base: holds a password"),

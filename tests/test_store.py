@@ -21,6 +21,10 @@ ROWS = {
     ],
     "answers": [ANSWER, rows.Answer("a#Что?", 1, "a.png", None, seed=8, error="refused")],
     "latency": [rows.Latency("a", 0.5, 0.125, 5, 10), rows.Latency("b", None, error="refused")],
+    "load": [
+        rows.UnderLoad("concurrency", 4.0, 0, "a", 0, 0.5, None, 1.25, 0.5, (0.25, 0.5), 3, inputs="00"),
+        rows.UnderLoad("rate", 0.5, 1, "b", 2, 0.5, 0.25, error="refused"),
+    ],
     "system": [rows.Sample(1.5, 50.0, 1.25), rows.Sample(2.5, 99.9, 2.0, (100.0, 3.0), (70.5, 0.25))],
     "scores": [
         rows.Score("a", 0, {"rouge1_f": 0.25, "length_chars": 3, "text": "ё"}, {"facts": "no facts"}),

@@ -23,6 +23,8 @@ NOT_OF_ANSWERS = (
     *("model.parameters", "model.linear_parameters", "model.kv_bytes_per_token", "task.image.pixel_limit"),
     *("engine.latency_pass", "engine.image_cache_gib", "engine.usd_per_million"),
 )
+# Whole names: engine.load_format is another matter.
+OF_LOAD = ("engine.load", "engine.load_requests", "engine.rates")
 
 
 def of_answers(
@@ -31,7 +33,8 @@ def of_answers(
     """Of each request: checkpoint, quantisation, the engine's arguments, prompt, bytes of the image, sampling, seed. Of
     each item that cannot be asked: why."""
     flat = inputs(cfg)
-    of_run = {k: v for k, v in flat.items() if k.startswith(OF_ANSWERS) and not k.startswith(NOT_OF_ANSWERS)}
+    kept = (k for k in flat if k.startswith(OF_ANSWERS) and not k.startswith(NOT_OF_ANSWERS) and k not in OF_LOAD)
+    of_run = {k: flat[k] for k in kept}
     common = _hash([of_run, dict(engine.inputs())])
     found = {
         (request.item_id, request.repeat): _hash(

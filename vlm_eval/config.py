@@ -80,6 +80,7 @@ class RunConfig:
 class SweepConfig:
     resume: Optional[str] = None  # folder of an earlier sweep: do what is missing there
     dry_run: bool = False
+    prefetch: int = 1  # runs that are prepared before there is a card for them; 0: one run after another
 
 
 @dataclass
@@ -154,8 +155,12 @@ def _default_model(engine: str) -> str:
 
 def hash8(overrides: Any) -> str:
     """Eight hex digits of a run's overrides, whatever their order; how the sweep is run is not part of them."""
-    kept = sorted(o for o in map(str, overrides) if not o.lstrip("+").startswith(HOW_IT_IS_RUN))
+    kept = sorted(o for o in map(str, overrides) if not is_how_it_is_run(o))
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8]
+
+
+def is_how_it_is_run(override: str) -> bool:
+    return override.lstrip("+").startswith(HOW_IT_IS_RUN)
 
 
 def quoted(name: str) -> str:

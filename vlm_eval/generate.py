@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 import traceback
 from typing import Any, Iterator, Mapping, Sequence
@@ -24,8 +25,10 @@ class EngineDied(RuntimeError):
 
 def generate(
     cfg: DictConfig, task: Task, engine: Engine, items: dict[str, Item], folder: RunFolder, report: Reporter
-) -> None:
-    """The latency pass and all answers, as far as they are not in the folder yet; the engine is gone afterwards."""
+) -> Mapping[str, Any]:
+    """The latency pass and all answers, as far as they are not in the folder yet; the engine is gone afterwards.
+
+    Returns what was granted for the engine: `process_ends` where only the end of this process frees its card."""
     repeats = engine.repeats(task.config.repeats)
     requests = requests_of(cfg, task, items, repeats)
     wanted = addresses.of_answers(cfg, engine, requests, items, repeats)
@@ -42,13 +45,15 @@ def generate(
     todo = [r for r in requests if (r.item_id, r.repeat) not in have]
     timed = {(x.item_id, x.repeat) for x in times}
     alone = [r for r in engine.alone(requests) if (r.item_id, r.repeat) not in timed]
+    granted: Mapping[str, Any] = {}
     if todo or alone or "found" not in folder.provenance().get("engine", {}):  # a lost provenance.json: looked up again
-        _with_engine(engine, requests, todo, alone, wanted, folder, report)
+        granted = _with_engine(engine, requests, todo, alone, wanted, folder, report)
     answers = folder.read("answers")
     if "generation_wall_s" not in (known := folder.provenance().get("engine", {})):  # died after its last answer
         folder.provenance(engine={**peaks_of(folder.read("system")), **_throughput(answers), **known})
     if all(a.text is None for a in answers):
         raise RuntimeError(f"not one of {len(answers)} requests was answered; the first: {answers[0].error}")
+    return granted
 
 
 def _keep(
@@ -80,9 +85,14 @@ def _with_engine(
     wanted: Mapping[addresses.Key, str],
     folder: RunFolder,
     report: Reporter,
-) -> None:
+) -> Mapping[str, Any]:
     done = len(requests) - len(todo)
     before = folder.provenance().get("engine", {})
+    engine.answers = len(requests)
+    granted = report.ask("start engine", **engine.need(todo))
+    if granted.get("cards"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = granted["cards"]
+    engine.share_gib = granted.get("gib")
     with ResourceWatch(lambda sample: folder.append("system", [sample])) as used:
         report("start engine")
         facts = engine.start()
@@ -91,11 +101,14 @@ def _with_engine(
         try:
             _time_alone(engine, alone, wanted, folder, report)  # first: the batch then finds the engine warm
             if todo:
+                report.ask("generate")
                 answer_all(engine, todo, wanted, folder, report, done)
+            facts |= engine.peaks()
         finally:
             _stop(engine)
     measured = _throughput(folder.read("answers"))
-    folder.provenance(engine={**before, **measured, **_peaks(used, before), **facts})
+    folder.provenance(engine={**before, **measured, **_peaks(used, before, engine.share_gib is not None), **facts})
+    return granted
 
 
 def _alive(from_engine: Iterator[Any]) -> Iterator[Any]:
@@ -114,10 +127,11 @@ def _stop(engine: Engine) -> None:
         traceback.print_exc()
 
 
-def _peaks(used: ResourceWatch, before: dict[str, Any]) -> dict[str, Any]:
+def _peaks(used: ResourceWatch, before: dict[str, Any], shared: bool) -> dict[str, Any]:
     """Peaks over all attempts at this run."""
     host = max(round(used.host_peak_gib, 4), before.get("host_peak_gib") or 0.0)
-    gpu = None if used.gpu_peak_gib is None else max(used.gpu_peak_gib, before.get("gpu_peak_gib") or 0.0)
+    known = used.gpu_peak_gib is not None and not (shared and used.gpu_peak_of == "card")  # whose would it be?
+    gpu = max(used.gpu_peak_gib, before.get("gpu_peak_gib") or 0.0) if known else None
     return {"host_peak_gib": host, "gpu_peak_gib": gpu, "gpu_peak_of": used.gpu_peak_of}
 
 
@@ -180,6 +194,8 @@ def _time_alone(
     folder: RunFolder,
     report: Reporter,
 ) -> None:
+    if alone:
+        report.ask("latency")
     number = 0
     for timed in _alive(engine.time_alone(alone)) if alone else ():
         folder.append("latency", [dataclasses.replace(x, inputs=wanted[x.item_id, x.repeat]) for x in timed])

@@ -70,6 +70,31 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class UnderLoad:
+    """One request of a level of load. Its clock starts when it is handed to the engine; where requests arrive at a
+    rate, when it was to arrive."""
+
+    kind: str  # "concurrency": `level` requests under way at once; "rate": `level` arrive a second
+    level: float
+    number: int  # of the request in its level, from 0
+    item_id: str
+    repeat: int
+    sent_s: float  # handed to the engine, seconds since the level began
+    planned_s: Optional[float] = None  # was to arrive, likewise; None in "concurrency"
+    latency_s: Optional[float] = None  # None exactly when `error` says why
+    ttft_s: Optional[float] = None
+    itl_s: tuple[float, ...] = ()  # between one arrival of tokens and the next
+    output_tokens: Optional[int] = None
+    error: Optional[str] = None
+    inputs: Optional[str] = None  # address of what it follows from (vlm_eval.addresses)
+
+    @property
+    def level_name(self) -> str:
+        """As names in summary.json have it: c16, r0.5."""
+        return f"{self.kind[0]}{self.level:g}"
+
+
+@dataclass(frozen=True)
 class Sample:
     """What was in use at one moment while answers were made; the tuples have a number for each visible GPU."""
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from omegaconf import DictConfig
 
@@ -22,9 +23,11 @@ from vlm_eval.engines.base import Engine, engine_of
 from vlm_eval.errors import one_line
 from vlm_eval.generate import EngineDied, generate
 from vlm_eval.judging import judge_answers
+from vlm_eval.load import measure_load
 from vlm_eval.progress import Reporter
 from vlm_eval.provenance import environment_facts, inputs_hash
 from vlm_eval.rows import Item
+from vlm_eval.scheduling.forks import PARENT
 from vlm_eval.scoring import score
 from vlm_eval.signals import STOPPED
 from vlm_eval.store import RunFolder, lock_alone
@@ -38,7 +41,10 @@ def run(cfg: DictConfig, folder: RunFolder, report: Reporter) -> None:
     task: Task = config.build(cfg.task)
     engine = engine_of(cfg, task)
     items = read_items(cfg, task, engine, folder, report)
-    generate(cfg, task, engine, items, folder, report)
+    if generate(cfg, task, engine, items, folder, report).get("process_ends"):
+        return report.handed_over()
+    if measure_load(cfg, task, engine, items, folder, report).get("process_ends"):
+        return report.handed_over()
     score(cfg, items, folder, report)
     judge_answers(cfg, items, Path(task.config.data.root), folder, report)
     track(cfg, task, folder, report)
@@ -78,10 +84,10 @@ def track(cfg: DictConfig, task: Task, folder: RunFolder, report: Reporter) -> N
 
 def main(run_dir: str) -> int:
     """The process: status.json says how it ended; stdout is the parent's pipe, all chatter goes to the log."""
-    end_with_parent()
+    parent = end_with_parent()
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    folder, report = RunFolder(run_dir), Reporter(pipe)
+    folder, report = RunFolder(run_dir), Reporter(pipe, sys.stdin if parent else None)
     lock = open(folder.path / "run.log", "a")
     if not lock_alone(lock):
         print(f"{folder.path}: another process works on this run", file=sys.stderr)
@@ -90,7 +96,10 @@ def main(run_dir: str) -> int:
     for sentence in folder.mend():
         print(sentence, file=sys.stderr)
 
+    stopped = []
+
     def interrupt(*_: object) -> None:
+        stopped.append(True)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what it interrupts may be ended only once
         # Said at once: stopping the engine may take longer than the parent waits.
         with contextlib.suppress(OSError):
@@ -104,6 +113,8 @@ def main(run_dir: str) -> int:
     except KeyboardInterrupt:
         return 130
     except BaseException as error:  # whatever it was, its reason is kept
+        if stopped:  # a library has made another exception of it
+            return 130
         died = isinstance(error, EngineDied)
         reason = one_line(error.__cause__ if died else error, 1000)
         with contextlib.suppress(OSError):  # the parent may be gone, and with it its end of the pipe
@@ -116,15 +127,24 @@ def main(run_dir: str) -> int:
     return 0
 
 
-def end_with_parent() -> None:
-    """SIGTERM to this process when its parent dies, were it by SIGKILL: nobody would wait for it (Linux: prctl(2))."""
+def end_with_parent() -> bool:
+    """SIGTERM to this process when its parent dies, were it by SIGKILL: nobody would wait for it (Linux: prctl(2)).
+
+    Whether there is one that is told of the progress, and answers; not where a person starts this module."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.environ.get(PARENT)
+    if parent and int(parent) != os.getppid():  # it died before that
+        os._exit(128 + signal.SIGTERM)
+    return bool(parent)
+
+
+def end(code: int) -> NoReturn:
+    """Threads of torch and vLLM can hang in their exit handlers; everything is on the disk already."""
+    sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
     with secrets.masked_output():
-        code = main(sys.argv[1])
-    sys.stdout.flush()
-    # Threads of torch and vLLM can hang in their exit handlers; everything is on the disk already.
-    os._exit(code)
+        end(main(sys.argv[1]))

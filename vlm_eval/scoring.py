@@ -23,19 +23,21 @@ def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Re
     scored_from = addresses.of_scores(
         OmegaConf.to_container(cfg.metrics, resolve=True),
         known.get("engine", {}),
-        sha256_of(*(folder.path / f"{kind}.jsonl" for kind in ("items", "answers", "latency"))),
+        sha256_of(*(folder.path / f"{kind}.jsonl" for kind in ("items", "answers", "latency", "load"))),
     )
     if known.get("scored_from") == scored_from:  # written last: all is scored already
         return
+    metrics = {name: config.build(cfg.metrics[name]) for name in cfg.metrics}
+    report.ask_and_move("score", [m.card_gib() for m in metrics.values() if hasattr(m, "card_gib")])
     answers = folder.read("answers")
-    data = Answered(items, answers, folder.read("latency"), folder.provenance().get("engine", {}))
+    facts_of_engine = folder.provenance().get("engine", {})
+    data = Answered(items, answers, folder.read("latency"), facts_of_engine, folder.read("load"))
     values: dict[tuple[str, int], dict[str, Any]] = {(a.item_id, a.repeat): {} for a in answers}
     reasons: dict[tuple[str, int], dict[str, str]] = {key: {} for key in values}
-    metrics, facts, not_scored = {}, {}, {}
-    for number, name in enumerate(cfg.metrics, start=1):
-        report("score", number, len(cfg.metrics), name)
-        metrics[name] = config.build(cfg.metrics[name])
-        found = metrics[name].score(data)
+    facts, not_scored = {}, {}
+    for number, (name, metric) in enumerate(metrics.items(), start=1):
+        report("score", number, len(metrics), name)
+        found = metric.score(data)
         for key, columns in found.items():
             if isinstance(columns, str):
                 reasons[key][name] = columns
@@ -44,7 +46,7 @@ def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Re
         why = Counter(columns for columns in found.values() if isinstance(columns, str))
         if why.total() == len(answers):
             not_scored[name] = why.most_common(1)[0][0]
-        facts[name] = dict(metrics[name].facts())
+        facts[name] = dict(metric.facts())
     scores = [rows.Score(i, r, values[i, r], reasons[i, r]) for i, r in values]
     folder.replace("scores", scores)
     summary: dict[str, float] = {}

@@ -20,6 +20,7 @@ KINDS = {
     "items": rows.Item,
     "answers": rows.Answer,
     "latency": rows.Latency,
+    "load": rows.UnderLoad,
     "system": rows.Sample,
     "scores": rows.Score,
     "judgements": rows.Judgement,

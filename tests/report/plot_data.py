@@ -74,6 +74,13 @@ def _candidate(label: str, number: int, task: str, count: int) -> Candidate:
     summary |= {"tech/weights_gib": 16.3 / (number + 1), "tech/gpu_peak_gib": 21.5, "tech/host_peak_gib": 4.21}
     summary |= {"tech/output_tokens_per_s": 1234.0, "tech/length_chars_mean": 165.7}
     summary |= {"tech/failed_rate": 0.004, "tech/truncated_rate": 0.0}
+    for level in (1, 4, 16, 64):
+        name, seconds = f"load/c{level}", (0.4 + 0.05 * level) * (1 - 0.08 * number)
+        summary |= {f"{name}/output_tokens_per_s": (60.0 + 8 * number) * level**0.6}
+        for quantile, value in (("p50", seconds), ("p95", 1.5 * seconds)):
+            summary |= {f"{name}/latency_s_{quantile}": value}
+            summary |= {f"{name}/latency_s_{quantile}_ci_low": 0.9 * value}
+            summary |= {f"{name}/latency_s_{quantile}_ci_high": 1.2 * value}
     run = _run(label, number, task, "ok", summary)
     return Candidate(run, label, task, "m", label, items, answers, latencies, scores, {"stern": judgements}, Path(), {})
 

@@ -28,7 +28,7 @@ from vlm_eval.report.write import write_report
 
 ROWS = ("match_ratio", "paired", "facts", "rouge", "bleurt", "perplexity", "answer_length", "latency", "judge_order")
 WITH_INTERVALS = {"match_ratio", "facts", "rouge", "bleurt", "perplexity", "judge_order"}
-WITH_INTERVALS |= {"quality_latency", "quality_memory"}
+WITH_INTERVALS |= {"quality_latency", "quality_memory", "load"}
 ODD = [  # names as people give them
     "a$b_$c",  # as a formula it would be an error
     "<b>bold</b> & co",
@@ -191,6 +191,40 @@ def test_the_front_is_what_nothing_else_beats():
             hollow = {k for k in found if to_hex(lines[k].get_markerfacecolor()) == "#ffffff"}
             assert hollow == set(found) - kept
             assert 1 < len(kept) < len(found)
+
+
+def test_load_is_a_line_a_run_through_its_levels_only_where_it_was_measured():
+    data, verdicts = plot_data(LABELS[:3], items=6, failed=[LABELS[2]])
+    sa, vqa = data.of("screen_annotation"), data.of("vqa")
+    for c in vqa:
+        for name in [name for name in c.summary if name.startswith("load/")]:
+            del c.summary[name]
+    for rate, seconds in ((0.5, 0.4), (2, 0.9)):
+        name = f"load/r{rate:g}"
+        sa[1].summary[f"{name}/output_tokens_per_s"] = 30.0 * rate
+        sa[1].summary.update({f"{name}/latency_s_p50{end}": seconds for end in ("", "_ci_low", "_ci_high")})
+    median, tail = drawn("load", data, verdicts).figure.axes
+    for ax, quantile in ((median, "p50"), (tail, "p95")):
+        for c in sa[:2]:
+            closed, opened = [line for line in ax.lines if line.get_label() == c.label]
+            for line, levels in ((closed, ("c1", "c4", "c16", "c64")), (opened, ("r0.5", "r2"))):
+                there = [f"load/{level}" for level in levels if f"load/{level}/latency_s_{quantile}" in c.summary]
+                assert list(line.get_xdata()) == [c.summary[f"{name}/latency_s_{quantile}"] for name in there]
+                assert list(line.get_ydata()) == [c.summary[f"{name}/output_tokens_per_s"] for name in there]
+            assert to_hex(closed.get_markerfacecolor()) != "#ffffff" == to_hex(opened.get_markerfacecolor())
+        assert quantile in ax.get_xlabel()
+    assert median.get_xlabel().endswith(f"no data: {LABELS[2]}")
+    # The levels stand at the line that has all of them.
+    assert {t.get_text() for t in median.texts} == {*LABELS[:2], "1", "4", "16", "64", "0.5/s", "2/s"}
+    for c in sa[:2]:
+        for name in [name for name in c.summary if "p95" in name and name.startswith("load/")]:
+            del c.summary[name]
+    drawing = drawn("load", data, verdicts)
+    assert len(drawing.figure.axes) == 1 and "No p95" in drawing.caption
+    for c in sa[:2]:
+        for name in [name for name in c.summary if name.startswith("load/")]:
+            del c.summary[name]
+    assert drawn("load", data, verdicts) is None
 
 
 def test_names_beside_points_cover_neither_each_other_nor_a_mark(figures):

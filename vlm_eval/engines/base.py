@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Mapping, Optional, Protocol, Sequence
+from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Protocol, Sequence
 
 from omegaconf import DictConfig
 
@@ -39,12 +39,50 @@ class Candidate:
     seed: int
 
 
+@dataclass(frozen=True)
+class Level:
+    """One experiment under load."""
+
+    kind: str  # "concurrency": so many requests under way at once; "rate": so many arrive a second
+    value: float
+    requests: int  # that are measured
+
+
+class Refused(Exception):
+    """The engine did not answer this request, and goes on; the reason is one line."""
+
+
+class Streaming(Protocol):
+    """An engine that answers many requests at once, token by token, in the caller's event loop."""
+
+    def start(self) -> dict[str, Any]:
+        """Load; facts for provenance.json. Called in the event loop, which may wait for it."""
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """What is no part of a request's time, such as decoding pictures."""
+
+    def stream(self, request: Request) -> AsyncIterator[int]:
+        """How many tokens each arrival brings. Raises Refused; anything else is the engine's death."""
+
+    def stop(self) -> None:
+        """Give all memory back."""
+
+
 class Engine(Protocol):
     """Built from its config and the candidate (cheaply: nothing is loaded before start()).
 
     A module may also have `environment(config) -> dict`: variables that must stand before the run's process starts;
     and `candidates(config, task) -> list[str]`: what `engine.candidate=all` stands for in a sweep.
     """
+
+    answers: int = 0  # that the run has in all; set before need()
+    share_gib: Optional[float] = None  # of its card, set before start(); None: all, as its config says
+    # Set by start():
+    holds_card: bool = False  # after stop(), too: only the end of the process frees it
+
+    def need(self, todo: Sequence[Request]) -> Mapping[str, Any]:
+        """What it takes of a machine's cards: how many `cards`, and of each `gib`, None where that is not known."""
+        return {"cards": 0}
 
     def inputs(self) -> Mapping[str, str]:
         """Hashes of the files that the answers follow from, where the config does not tell their content."""
@@ -82,8 +120,20 @@ class Engine(Protocol):
         """The requests chosen by alone(), one at a time, after a warm-up."""
         return iter(())
 
+    def peaks(self) -> dict[str, Any]:
+        """Before it stops: what only the engine knows of the memory it took."""
+        return {}
+
     def stop(self) -> None:
         """Give all memory back."""
+
+    def levels(self) -> Sequence[Level]:
+        """Of load that are to be measured when all is answered and this engine is stopped."""
+        return ()
+
+    def streaming(self) -> Streaming:
+        """The engine that they are measured with: the same model, in production's way."""
+        raise NotImplementedError
 
 
 def engine_of(cfg: DictConfig, task: Task) -> Engine:

@@ -5,20 +5,24 @@ vllm and torch are imported in start(), after the environment they read at impor
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from vlm_eval import checkpoints, images
 from vlm_eval.devices import find_device
-from vlm_eval.engines import vllm_check
-from vlm_eval.engines.base import Candidate, Engine, Request, first_of_each, with_images
+from vlm_eval.engines import vllm_check, vllm_loaded, vllm_memory, vllm_memory_table
+from vlm_eval.engines.base import Candidate, Engine, Level, Request, Streaming, first_of_each, with_images
 from vlm_eval.provenance import version_of
 from vlm_eval.rows import Answer, Item, Latency
 from vlm_eval.tasks.base import Task
+
+# Answers from which on compiling pays: it takes some 45 s more, and saves some 30 ms an answer (2B and 7B, one H100).
+WORTH_COMPILING = 1500
 
 
 @dataclass
@@ -32,7 +36,7 @@ class VllmEngineConfig:
     _target_: str = "???"
     max_model_len: int = 4096
     max_num_seqs: Optional[int] = None
-    enforce_eager: Optional[bool] = None
+    start: str = "auto"
     dtype: str = "bfloat16"
     load_format: str = "safetensors"
     gpu_memory_utilization: float = 0.9
@@ -41,7 +45,11 @@ class VllmEngineConfig:
     tensor_parallel_size: int = 1
     image_cache_gib: float = 1.0
     retries: int = 1
+    memory_at: List[int] = field(default_factory=list)
     latency_pass: LatencyPassConfig = field(default_factory=LatencyPassConfig)
+    load: List[int] = field(default_factory=list)
+    rates: List[float] = field(default_factory=list)
+    load_requests: int = 100
     extra: Dict[str, Any] = field(default_factory=dict)
 
 
@@ -67,6 +75,11 @@ def environment(config: VllmEngineConfig) -> dict[str, str]:
     }
 
 
+def imports_ahead() -> Sequence[str]:
+    """What takes long to import, and touches no GPU while it is imported."""
+    return ("vllm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.gpu_worker", "transformers", "vlm_eval.run")
+
+
 def restarts(config: VllmEngineConfig) -> int:
     """How often a run's process is started again after its engine died."""
     return config.retries
@@ -80,9 +93,26 @@ class VllmEngine(Engine):
         self.model, self.quant, self.image = candidate.model, candidate.quant, candidate.image
         self.checkpoint = checkpoints.locate(self.model, self.quant)
         self.llm: Any = None
+        self._facts: dict[str, Any] = {}
+        self._estimated: Optional[vllm_memory.Estimate] = None
+        self._memory_key = ""
         self._counter = itertools.count()
         self._not_numbers: Counter[str] = Counter()  # NaN among the logits, by the request's id
         self._processor: Optional[dict[str, int]] = None  # of the checkpoint, once it is here
+
+    def need(self, todo: Sequence[Request]) -> Mapping[str, Any]:
+        if find_device().kind == "cpu":
+            return {"cards": 0}
+        fast, _ = self._starts_fast(on_cpu=False)
+        estimated = vllm_memory.estimate(self.config, self.candidate, todo, self._at_once, fast)
+        self._memory_key = vllm_memory.key_of(self.config, self.candidate, self._at_once, fast, self.answers)
+        self._estimated = estimated
+        gib = None if estimated is None or self._sets_memory_itself else estimated.total
+        return {"cards": self.config.tensor_parallel_size, "gib": gib}
+
+    @property
+    def _sets_memory_itself(self) -> bool:
+        return bool({"kv_cache_memory_bytes", "num_gpu_blocks_override"} & self.config.extra.keys())
 
     def inputs(self) -> Mapping[str, str]:
         folder = self.model.path or (self.checkpoint if checkpoints.is_folder(self.checkpoint) else None)
@@ -101,14 +131,52 @@ class VllmEngine(Engine):
         from vllm import LLM
         from vllm.platforms import current_platform
 
-        from vlm_eval.engines.vllm_loaded import check_loaded, engine_facts
-
         imported = time.monotonic()
-        vllm_check.check_memory(self.config, self.candidate)  # again: others may have taken the card since
+        if self.share_gib is None:
+            vllm_check.check_memory(self.config, self.candidate)  # again: others may have taken the card since
         folder = checkpoints.fetch(self.model, self.quant)
         vllm_check.check_code(self.config, self.candidate, folder)
         self._processor = checkpoints.image_limits(folder)
         on_cpu = current_platform.is_cpu()
+        self.holds_card = not on_cpu
+        fast, why = self._starts_fast(on_cpu)
+        arguments = self._arguments(on_cpu, fast)
+        self.llm = LLM(**{**arguments, **self.config.extra})
+        self._count_not_numbers()
+        loaded = vllm_loaded.check_loaded(self.llm, self.quant)
+        self._facts = {
+            "checkpoint": self.checkpoint,
+            "checkpoint_sha256": checkpoints.fingerprint(folder),
+            "trust_remote_code": self.model.trust_remote_code,
+            **vllm_loaded.engine_facts(self.llm, arguments),
+            **loaded,
+            "start": why,
+            "share_gib": self.share_gib,
+            "engine_import_s": round(imported - began, 3),
+            "engine_start_s": round(time.monotonic() - imported, 3),
+        }
+        return dict(self._facts)
+
+    def levels(self) -> list[Level]:
+        # With fewer requests than are to be under way at once, they never would be.
+        asked = [("concurrency", value, max(value, self.config.load_requests)) for value in self.config.load]
+        asked += [("rate", value, self.config.load_requests) for value in self.config.rates]
+        return [Level(kind, float(value), requests) for kind, value, requests in asked]
+
+    def streaming(self) -> Streaming:
+        from vlm_eval.engines.vllm_load import AsyncVllm
+
+        self.share_gib = None  # it has its card to itself
+        vllm_check.check_memory(self.config, self.candidate)
+        folder = checkpoints.fetch(self.model, self.quant)
+        vllm_check.check_code(self.config, self.candidate, folder)
+        self._processor = checkpoints.image_limits(folder)
+        on_cpu = find_device().kind == "cpu"
+        fast = on_cpu if self.config.start == "auto" else self.config.start == "fast"
+        return AsyncVllm({**self._arguments(on_cpu, fast), **self.config.extra})
+
+    def _arguments(self, on_cpu: bool, fast: bool) -> dict[str, Any]:
+        """Of vLLM, before engine.extra."""
         arguments: dict[str, Any] = dict(
             model=self.checkpoint,
             revision=self.model.revision,
@@ -118,7 +186,7 @@ class VllmEngine(Engine):
             max_model_len=self.config.max_model_len,
             max_num_seqs=self._at_once,
             tensor_parallel_size=self.config.tensor_parallel_size,
-            enforce_eager=on_cpu if self.config.enforce_eager is None else self.config.enforce_eager,
+            enforce_eager=fast,
             limit_mm_per_prompt={"image": 1, "video": 0},
             seed=self.candidate.seed,
             disable_log_stats=False,  # otherwise RequestOutput.metrics is None and there is no time to first token
@@ -129,8 +197,12 @@ class VllmEngine(Engine):
             # A request with its own seed kills the engine when its prefill is cut in chunks
             # ("CPU Generator does not use offset"), so prompts go in whole.
             arguments.update(enable_chunked_prefill=False, max_num_batched_tokens=max(4096, self.config.max_model_len))
-        else:
+        elif self.share_gib is None:
             arguments["gpu_memory_utilization"] = self.config.gpu_memory_utilization
+        else:
+            arguments.update(vllm_memory.arguments(self._estimated, self.share_gib))
+            vllm_memory.keep_within(self.share_gib)
+            vllm_memory.forget(self._memory_key)  # it is remembered again when it was enough
         limits = self._pixel_limits()
         if self.image.min_pixels or self.image.max_pixels:
             if limits is None:
@@ -138,18 +210,39 @@ class VllmEngine(Engine):
                     "task.image.min_pixels, max_pixels: this checkpoint's image processor has no such limits"
                 )
             arguments["mm_processor_kwargs"] = {"size": {"shortest_edge": limits[0], "longest_edge": limits[1]}}
-        self.llm = LLM(**{**arguments, **self.config.extra})
-        self._count_not_numbers()
-        loaded = check_loaded(self.llm, self.quant)
-        return {
-            "checkpoint": self.checkpoint,
-            "checkpoint_sha256": checkpoints.fingerprint(folder),
-            "trust_remote_code": self.model.trust_remote_code,
-            **engine_facts(self.llm, arguments),
-            **loaded,
-            "engine_import_s": round(imported - began, 3),
-            "engine_start_s": round(time.monotonic() - imported, 3),
-        }
+        return arguments
+
+    def _starts_fast(self, on_cpu: bool) -> tuple[bool, str]:
+        """engine.start: whether it starts without compiling, and why."""
+        asked = self.config.start
+        if asked != "auto":
+            return asked == "fast", f"{asked}, as asked"
+        if on_cpu:
+            return True, "fast: on a CPU"
+        if self.config.latency_pass.items:
+            return False, "full: latency is measured as production has it"
+        if self.answers < WORTH_COMPILING:
+            return True, f"fast: {self.answers} answers, under {WORTH_COMPILING}, are made before compiling is done"
+        return False, f"full: {self.answers} answers, {WORTH_COMPILING} or more"
+
+    def peaks(self) -> dict[str, Any]:
+        """What torch took of the card at most, where this process is the only one of this engine; engine.memory_at."""
+        if self.config.tensor_parallel_size > 1:
+            return {}
+        on_gpu = find_device().kind == "cuda"
+        cache = vllm_loaded.kv_cache_gib(self.llm, self._facts["kv_bytes_per_token"]) if on_gpu else 0.0
+        found = self._activations(cache) if on_gpu else {}
+        if self.config.memory_at:
+            found["memory"] = vllm_memory_table.measure(self.llm, self.config.memory_at, self._facts, cache)
+        return found
+
+    def _activations(self, cache: float) -> dict[str, float]:
+        import torch
+
+        taken = torch.cuda.max_memory_reserved() / 2**30
+        activations = max(0.0, taken - self._facts["weights_gib"] - cache)
+        vllm_memory.remember(self._memory_key, activations)
+        return {"kv_cache_gib": round(cache, 3), "activations_gib": round(activations, 3)}
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
         waiting, running = list(reversed(requests)), {}
@@ -171,10 +264,10 @@ class VllmEngine(Engine):
                 yield refused + finished
 
     def time_alone(self, requests: Sequence[Request]) -> Iterator[list[Latency]]:
-        for request in requests[: self.config.latency_pass.warmup]:
-            self._one(request)
-        for request in requests:
-            yield [self._one(request)]
+        warm = [self._one(request) for request in requests[: self.config.latency_pass.warmup]]
+        with _not_counting() if warm and all(x.error is None for x in warm) else contextlib.nullcontext():
+            for request in requests:
+                yield [self._one(request)]
 
     def stop(self) -> None:
         if self.llm is not None:
@@ -288,6 +381,20 @@ class VllmEngine(Engine):
 
 def image_part(path: str, picture_id: str) -> dict[str, Any]:
     return {"type": "image_pil", "image_pil": picture(path), "uuid": picture_id}
+
+
+@contextlib.contextmanager
+def _not_counting() -> Iterator[None]:
+    """Without the count of NaN, which waits for the GPU at every token: production has none. Warm-up and batch count.
+
+    What stands in the module goes before what vLLM reads from the environment, once, when its engine starts."""
+    from vllm import envs
+
+    envs.VLLM_COMPUTE_NANS_IN_LOGITS = False
+    try:
+        yield
+    finally:
+        del envs.VLLM_COMPUTE_NANS_IN_LOGITS
 
 
 @functools.lru_cache(maxsize=64)

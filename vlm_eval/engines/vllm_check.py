@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Optional, Sequence
 
 from vlm_eval import checkpoints, images
 from vlm_eval.devices import Device, card_in_use, find_device
 from vlm_eval.engines.base import Candidate
 from vlm_eval.errors import BadInput
+from vlm_eval.provenance import version_of
 from vlm_eval.rows import Item
 from vlm_eval.tasks.base import Task
 
@@ -23,6 +25,20 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Op
     for key, option in OPTIONS_OF_THEIR_OWN.items():
         if key in config.extra:
             raise BadInput(f"engine.extra.{key}: it has an option of its own, {option}")
+    if find_device().kind == "cpu" and version_of("vllm"):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = (
+            "nvidia-smi shows none" if visible is None else f"CUDA_VISIBLE_DEVICES={visible!r} names none that is there"
+        )
+        raise BadInput(f"engine=vllm: this vLLM needs a GPU: {why}")
+    if config.start not in ("auto", "fast", "full"):
+        raise BadInput(f"engine.start={config.start}: auto, fast or full")
+    if config.memory_at and not 0 < min(config.memory_at) <= max(config.memory_at) < config.max_model_len:
+        raise BadInput(
+            f"engine.memory_at={list(config.memory_at)}: each is at least 1 and under engine.max_model_len, "
+            f"{config.max_model_len}"
+        )
+    _check_load(config)
     model, quant = candidate.model, candidate.quant
     folder = checkpoints.on_disk(model, quant)
     check_code(config, candidate, folder)
@@ -30,6 +46,18 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Op
         checkpoints.check_quantisation(folder, quant)
         _check_lengths(config, task, items, folder)
     return check_memory(config, candidate)
+
+
+def _check_load(config) -> None:
+    for key, least in (("load", 1), ("rates", 0)):
+        values = getattr(config, key)
+        for value in values:
+            if not (math.isfinite(value) and value > 0):
+                raise BadInput(f"engine.{key}={value:g}: {'at least 1' if least else 'above 0'}")
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise BadInput(f"engine.{key}: {twice[0]:g} stands there twice")
+    if config.load_requests < 1:
+        raise BadInput(f"engine.load_requests={config.load_requests}: at least 1")
 
 
 def check_code(config, candidate: Candidate, folder: Optional[str]) -> None:

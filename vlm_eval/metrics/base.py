@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Mapping, Optional, Protocol, Sequence
 
-from vlm_eval.rows import Answer, Item, Latency, Score
+from vlm_eval.rows import Answer, Item, Latency, Score, UnderLoad
 
 Key = tuple[str, int]  # (item_id, repeat)
 Columns = dict[str, Any]
@@ -19,10 +19,13 @@ class Answered:
     answers: Sequence[Answer]
     latencies: Sequence[Latency]
     engine: Mapping[str, Any]  # the engine's facts from provenance.json
+    loads: Sequence[UnderLoad] = ()
 
 
 class Metric(Protocol):
-    """Built from its config, cheaply: models are loaded in score(). The methods are called in this order."""
+    """Built from its config, cheaply: models are loaded in score(). The methods are called in this order.
+
+    One that may use a GPU also has `card_gib() -> float`: what it takes of it, GiB, 0 where it will use none."""
 
     def check(self) -> Optional[str]:
         """Before anything starts, in seconds: BadInput for what the user must mend (a folder without weights); a

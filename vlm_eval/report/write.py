@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Optional
 
+from vlm_eval.comparison import in_several_goes
 from vlm_eval.gate import Limits
 from vlm_eval.report.data import SweepData, read_sweep
 from vlm_eval.report.markdown import write_markdown
@@ -44,6 +45,7 @@ def write_report(
         shutil.rmtree(out / part, ignore_errors=True)
     files, missing = write_screenshots(data, out)
     notes = [*_failed(data, text), *verdicts.notes, *different_data(data, text), *map(text.reason, data.notes)]
+    notes += _in_several_goes(data, text)
     notes += [text("screenshot_missing", count=len(missing), name=missing[0])] if missing else []
     plots = write_plots(data, verdicts, out, text)
     write_workbooks(data, files, out, text)
@@ -69,6 +71,12 @@ def _failed(data: SweepData, text: Texts) -> list[str]:
         elif lacking:
             said.append(f"{name}: {text('failed_answers', count=lacking, total=len(c.answers))}")
     return said
+
+
+def _in_several_goes(data: SweepData, text: Texts) -> list[str]:
+    """Runs whose tokens/s must not be read as one batch's."""
+    runs = [f"{c.label}, {text.task(c.task)}" for c in data.candidates if in_several_goes(c.summary)]
+    return [text("several_goes", runs="; ".join(runs))] if runs else []
 
 
 def different_data(data: SweepData, text: Texts) -> list[str]:

@@ -26,6 +26,7 @@ PLOTS = {  # name of the files and of the texts -> module here; its function of 
     "item_heatmap": "heatmap",
     "answer_length": "distributions",
     "latency": "distributions",
+    "load": "load",
     "judge_order": "intervals",
 }
 
