@@ -32,8 +32,13 @@ def needed_parts(item: pytest.Item) -> list[str]:
     return [part for marker in item.iter_markers("needs") for part in marker.args]
 
 
+# Minutes each: begun first, so that at the end no worker is left alone with one of them.
+LONG_FILES = {"test_campaign.py", "test_kills.py", "test_soak.py", "test_canaries.py", "test_load.py", "test_slurm.py"}
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m takes tests away: a misspelt part shows at once, not when it is CI's turn
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
     for item in items:
         for marker in item.iter_markers("needs"):
             if not marker.args or marker.kwargs:

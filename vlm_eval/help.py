@@ -26,7 +26,18 @@ FOOT = """
 Every key with its value: vlm-eval --cfg job. Shell completion: eval "$(vlm-eval -sc install=bash)".
 Hydra's own flags: vlm-eval --hydra-help. More: the README.
 """
-GROUPS = ("model", "quant", "engine", "task", "task/data", "judge", "metrics", "tracking", "experiment")
+GROUPS = (
+    "model",
+    "quant",
+    "engine",
+    "task",
+    "task/data",
+    "judge",
+    "metrics",
+    "tracking",
+    "experiment",
+    "hydra/launcher",
+)
 
 
 def help_text() -> str:

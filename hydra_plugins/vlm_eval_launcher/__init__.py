@@ -3,23 +3,10 @@
 Hydra loads launchers only from the `hydra_plugins` namespace; the work itself is in vlm_eval.scheduling.
 """
 
-from dataclasses import dataclass
 from typing import List, Optional, Sequence
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
-
-
-@dataclass
-class LocalGpusConf:
-    _target_: str = "hydra_plugins.vlm_eval_launcher.LocalGpusLauncher"
-    # What may be taken of each card, GiB; null: what is free on those that CUDA_VISIBLE_DEVICES names.
-    cards: Optional[List[float]] = None
-    scoring: int = 1  # runs that are scored and judged at once, beside the engines
-
-
-ConfigStore.instance().store(group="hydra/launcher", name="local_gpus", node=LocalGpusConf, provider="vlm_eval")
 
 
 class LocalGpusLauncher(BasicLauncher):

@@ -1,0 +1,80 @@
+"""A Slurm cluster of this machine alone: munged, slurmctld and slurmd from a folder of their own, for as long as the
+tests last."""
+
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+CONF = Path(__file__).with_name("slurm.conf")
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """The cluster's folder; its commands find it through SLURM_CONF."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/var/tmp"))  # munge wants no folder that others may write to
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    (folder / "munge.key").write_bytes(os.urandom(128))
+    (folder / "munge.key").chmod(0o400)
+    host = socket.gethostname().partition(".")[0]
+    filled = {"DIR": folder, "HOST": host, "USER": getpass.getuser()}
+    filled |= {"CONTROLLER_PORT": free_port(), "NODE_PORT": free_port()}
+    conf = CONF.read_text()
+    for name, value in filled.items():
+        conf = conf.replace(f"@{name}@", str(value))
+    (folder / "slurm.conf").write_text(conf)
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    files = [f"--{what}={folder}/munge.{end}" for what, end in (("pid-file", "pid"), ("log-file", "log"))]
+    files += [f"--key-file={folder}/munge.key", f"--socket={folder}/munge.sock", f"--seed-file={folder}/munge.seed"]
+    daemons = []
+    try:
+        for command in (
+            ["munged", "--foreground", "--force", *files],
+            ["slurmctld", "-D", "-f", folder / "slurm.conf"],
+            ["slurmd", "-D", "-f", folder / "slurm.conf", "-N", host],
+        ):
+            with open(folder / f"{command[0]}.out", "ab") as out:
+                daemons.append(
+                    subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+                )
+            if command[0] == "munged":
+                until(lambda: (folder / "munge.sock").exists(), "munged listens")
+        state = ["sinfo", "--noheader", "--format=%t"]
+        run = lambda: subprocess.run(state, env=environment, capture_output=True, text=True).stdout.strip()  # noqa: E731
+        until(lambda: run() == "idle", "the node is idle")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", environment["SLURM_CONF"])
+            yield folder
+            subprocess.run(["scancel", "--state=RUNNING", f"--user={getpass.getuser()}"], timeout=20)
+    finally:
+        for daemon in reversed(daemons):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(daemon.pid, signal.SIGTERM)
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(daemon.pid, signal.SIGKILL)
+                daemon.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def until(reached, what: str, seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, f"not after {seconds:g} s: {what}"
+        time.sleep(0.2)
