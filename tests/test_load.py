@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
+import json
+import os
 import time
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
-from vlm_eval import addresses, config, load
+from vlm_eval import addresses, config
 from vlm_eval.engines.base import Engine, Level, Refused, engine_of
 from vlm_eval.generate import EngineDied, requests_of
 from vlm_eval.load import arrivals, measure_load
@@ -61,12 +64,12 @@ class Told(Reporter):
     """Grants what it is told to grant, and keeps what it was asked."""
 
     def __init__(self, granted=()):
-        super().__init__(None, answers=object())
-        self.granted, self.asks, self.said = dict(granted), [], []
+        super().__init__(io.StringIO(), answers=io.StringIO(json.dumps(dict(granted)) + "\n"))
+        self.asks, self.said = [], []
 
     def ask(self, stage, **need):
         self.asks.append((stage, need))
-        return self.granted
+        return super().ask(stage, **need)
 
     def __call__(self, stage, done=0, total=0, note=""):
         self.said.append((done, total, note))
@@ -221,7 +224,7 @@ def test_where_the_card_is_held_another_process_goes_on(stage, monkeypatch):
     granted = {"cards": "1", "gib": None, "process_ends": True}
     assert len(stage([concurrency(1)], slow, granted)) == 8
     assert stage.last[1] == granted
-    assert load.os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_without_levels_nothing_is_asked_or_written(stage):

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from vlm_eval import config
+from vlm_eval.resume import command_again
 from vlm_eval.store import RunFolder, read_json
-from vlm_eval.sweep import _what_is_foreign, command_again
+from vlm_eval.sweep import _what_is_foreign
 
 from .helpers import FAULTY, REPO, make_data, write_table
 

@@ -8,7 +8,7 @@ import json
 import struct
 import sys
 from pathlib import Path
-from typing import Any, Iterable, Optional
+from typing import Any, Iterable, Mapping, Optional
 
 from vlm_eval.config import ModelConfig, QuantConfig
 from vlm_eval.errors import BadInput
@@ -152,6 +152,11 @@ def image_limits(folder: str) -> Optional[dict[str, int]]:
             high = data.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280
             return {"factor": data["patch_size"] * data["merge_size"], "min_pixels": low, "max_pixels": high}
     return None
+
+
+def pixel_limits(asked: Any, limits: Mapping[str, int]) -> tuple[int, int]:
+    """(min_pixels, max_pixels): what task.image asks for, else the image processor's own, from image_limits()."""
+    return asked.min_pixels or limits["min_pixels"], asked.max_pixels or limits["max_pixels"]
 
 
 @functools.cache

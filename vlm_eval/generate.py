@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 import traceback
+from contextlib import contextmanager
 from typing import Any, Iterator, Mapping, Sequence
 
 from omegaconf import DictConfig
 
 from vlm_eval import addresses, rows
-from vlm_eval.engines.base import Engine, Request, seed_of
+from vlm_eval.engines.base import Engine, Request, Streaming, seed_of
 from vlm_eval.progress import Reporter
 from vlm_eval.resources import ResourceWatch, peaks_of
 from vlm_eval.rows import Item
@@ -90,8 +90,6 @@ def _with_engine(
     before = folder.provenance().get("engine", {})
     engine.answers = len(requests)
     granted = report.ask("start engine", **engine.need(todo))
-    if granted.get("cards"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = granted["cards"]
     engine.share_gib = granted.get("gib")
     with ResourceWatch(lambda sample: folder.append("system", [sample])) as used:
         report("start engine")
@@ -105,21 +103,28 @@ def _with_engine(
                 answer_all(engine, todo, wanted, folder, report, done)
             facts |= engine.peaks()
         finally:
-            _stop(engine)
+            stop(engine)
     measured = _throughput(folder.read("answers"))
     folder.provenance(engine={**before, **measured, **_peaks(used, before, engine.share_gib is not None), **facts})
     return granted
 
 
-def _alive(from_engine: Iterator[Any]) -> Iterator[Any]:
-    """The same; what the engine raises, and not what we do with its answers, is its death."""
+@contextmanager
+def at_work() -> Iterator[None]:
+    """Around what an engine does: whatever it raises is its death."""
     try:
-        yield from from_engine
+        yield
     except Exception as error:
         raise EngineDied(str(error)) from error
 
 
-def _stop(engine: Engine) -> None:
+def _alive(from_engine: Iterator[Any]) -> Iterator[Any]:
+    """The same; what the engine raises, and not what we do with its answers, is its death."""
+    with at_work():
+        yield from from_engine
+
+
+def stop(engine: Engine | Streaming) -> None:
     """An engine that died may fail at stopping too; that must not hide what it died of."""
     try:
         engine.stop()

@@ -176,3 +176,9 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
         beta = math.sqrt(min_pixels / (height * width))
         h, w = math.ceil(height * beta / factor) * factor, math.ceil(width * beta / factor) * factor
     return h, w
+
+
+def visual_tokens(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> int:
+    """Tokens that an image becomes after smart_resize(): one for each square of `factor` dots."""
+    h, w = smart_resize(height, width, factor, min_pixels, max_pixels)
+    return h * w // factor**2

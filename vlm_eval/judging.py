@@ -32,7 +32,7 @@ def judge_answers(
     """
     chosen: Judge = config.build(cfg.judge)
     answers = folder.read("answers")
-    report.ask_and_move("judge", [chosen.card_gib()])
+    report.ask_for_one_card("judge", [chosen.card_gib()])
     report("judge")
     # A judgement that failed is asked for again; the new one takes the place of the old.
     before = folder.read("judgements")

@@ -5,7 +5,6 @@ A process a run: a crash, an out-of-memory kill or a leak ends with it, and this
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional
 from omegaconf import DictConfig, OmegaConf
 
 from vlm_eval import config, secrets, signals
+from vlm_eval.engines.base import module_of
 from vlm_eval.errors import one_line
 from vlm_eval.progress import Display
 from vlm_eval.scheduling.forks import Process, start_anew
@@ -226,13 +226,13 @@ def _own_temporary_files() -> Iterator[dict[str, str]]:
 
 def _restarts(cfg: DictConfig) -> int:
     """How often the engine's process is started again at most; an engine's module says so, as it does of variables."""
-    engine = importlib.import_module(cfg.engine._target_.rpartition(".")[0])
+    engine = module_of(cfg)
     return engine.restarts(OmegaConf.to_object(cfg.engine)) if hasattr(engine, "restarts") else 0
 
 
 def environment(cfg: DictConfig) -> dict[str, str]:
     """Of a run's process."""
-    engine = importlib.import_module(cfg.engine._target_.rpartition(".")[0])
+    engine = module_of(cfg)
     of_engine = engine.environment(OmegaConf.to_object(cfg.engine)) if hasattr(engine, "environment") else {}
     judge = config.build(cfg.judge)
     of_judge = judge.environment()

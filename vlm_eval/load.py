@@ -10,18 +10,15 @@ import asyncio
 import dataclasses
 import itertools
 import math
-import os
 import random
 import time
-import traceback
-from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 from omegaconf import DictConfig
 
 from vlm_eval import addresses
 from vlm_eval.engines.base import Engine, Level, Refused, Request, Streaming
-from vlm_eval.generate import EngineDied, requests_of
+from vlm_eval.generate import at_work, requests_of, stop
 from vlm_eval.progress import Reporter
 from vlm_eval.rows import Item, UnderLoad
 from vlm_eval.store import RunFolder
@@ -53,8 +50,6 @@ def measure_load(
     if engine.holds_card and report.answers is not None:  # a run by itself: nobody granted it a card
         return {"process_ends": True}
     granted = report.ask("load", **{**engine.need(()), "gib": None})
-    if granted.get("cards"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = granted["cards"]
     asyncio.run(_measure(engine.streaming(), todo, {(r.item_id, r.repeat): r for r in requests}, folder, report))
     return granted
 
@@ -102,32 +97,20 @@ async def _measure(
     report("load", note="engine starts")
     total, done = sum(map(len, todo.values())), 0
     try:
-        with _alive():
+        with at_work():
             facts = engine.start()
         folder.provenance(load=facts)
         for level, plan in todo.items():
             asked = [requests[row.item_id, row.repeat] for row in plan]
             engine.prepare(asked)
-            with _alive():
+            with at_work():
                 rows = await measured(engine, level, asked, plan, _teller(level, report, done, total))
             # In one go: to sync each row to the disk as it comes would hold up the others, and half a level is measured
             # again anyway.
             folder.append("load", rows)
             done += len(rows)
     finally:
-        try:
-            engine.stop()
-        except Exception:  # an engine that died; that must not hide what it died of
-            traceback.print_exc()
-
-
-@contextmanager
-def _alive() -> Iterator[None]:
-    """What the engine raises, and not what we do with its answers, is its death."""
-    try:
-        yield
-    except Exception as error:
-        raise EngineDied(str(error)) from error
+        stop(engine)
 
 
 def _teller(level: Level, report: Reporter, before: int, total: int) -> Callable[[int], None]:

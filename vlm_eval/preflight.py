@@ -16,6 +16,7 @@ from vlm_eval import references
 from vlm_eval.engines.base import engine_of
 from vlm_eval.errors import BadInput
 from vlm_eval.provenance import inputs_hash
+from vlm_eval.resume import command_again, sweep_to_resume
 from vlm_eval.secret_input import refuse_in_config
 from vlm_eval.tasks.base import Task
 from vlm_eval.text_table import text_table
@@ -135,8 +136,6 @@ class PreflightCallback(Callback):
             refuse_in_config(config)
             cfg = configs.validate(config)
             if cfg.sweep.resume:
-                from vlm_eval.sweep import command_again, sweep_to_resume  # here: it imports this module
-
                 command = command_again(cfg.sweep.resume, sweep_to_resume(cfg.sweep.resume))
                 raise BadInput(
                     f"sweep.resume={cfg.sweep.resume}: a sweep goes on with its own command, -m included: {command}"

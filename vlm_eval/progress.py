@@ -23,14 +23,17 @@ class Reporter:
 
     def ask(self, stage: str, **need: Any) -> dict[str, Any]:
         """Wait until the stage may begin; what the parent grants for it (vlm_eval.scheduling): {} where it has nothing
-        to say, or where there is no parent."""
+        to say, or where there is no parent. From then on this process sees the cards it was granted, and no other."""
         self.stage = stage
         if self.out is None or self.answers is None:
             return {}
         print(json.dumps({"stage": stage, "asks": need}), file=self.out, flush=True)
         if not (answer := self.answers.readline()):
             raise EOFError("the sweep's process is gone")
-        return json.loads(answer)
+        granted = json.loads(answer)
+        if granted.get("cards"):
+            os.environ["CUDA_VISIBLE_DEVICES"] = granted["cards"]
+        return granted
 
     def __call__(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
         self.stage = stage
@@ -38,12 +41,10 @@ class Reporter:
             line = json.dumps({"stage": stage, "done": done, "total": total, "note": note}, ensure_ascii=False)
             print(line, file=self.out, flush=True)
 
-    def ask_and_move(self, stage: str, gib: Sequence[Optional[float]]) -> None:
-        """ask() for what takes so much of a GPU, one after the other (None: all of it), and see that GPU alone."""
+    def ask_for_one_card(self, stage: str, gib: Sequence[Optional[float]]) -> None:
+        """ask() for what takes so much of a GPU each, one after the other; None: all of it."""
         largest = None if None in gib else max(gib, default=0.0)
-        granted = self.ask(stage, cards=0 if largest == 0.0 else 1, gib=largest)
-        if granted.get("cards"):
-            os.environ["CUDA_VISIBLE_DEVICES"] = granted["cards"]
+        self.ask(stage, cards=0 if largest == 0.0 else 1, gib=largest)
 
     def handed_over(self) -> None:
         """The last word of a process whose run another one goes on with."""

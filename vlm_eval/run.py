@@ -8,7 +8,6 @@ reads RUN_DIR/.hydra/config.yaml and does what is not yet in the folder. Each st
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -27,13 +26,11 @@ from vlm_eval.load import measure_load
 from vlm_eval.progress import Reporter
 from vlm_eval.provenance import environment_facts, inputs_hash
 from vlm_eval.rows import Item
-from vlm_eval.scheduling.forks import PARENT
+from vlm_eval.scheduling.parent import end_with_parent
 from vlm_eval.scoring import score
 from vlm_eval.signals import STOPPED
 from vlm_eval.store import RunFolder, lock_alone
 from vlm_eval.tasks.base import Task
-
-PR_SET_PDEATHSIG = 1
 
 
 def run(cfg: DictConfig, folder: RunFolder, report: Reporter) -> None:
@@ -125,18 +122,6 @@ def main(run_dir: str) -> int:
             traceback.print_exc()
         return 1
     return 0
-
-
-def end_with_parent() -> bool:
-    """SIGTERM to this process when its parent dies, were it by SIGKILL: nobody would wait for it (Linux: prctl(2)).
-
-    Whether there is one that is told of the progress, and answers; not where a person starts this module."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    parent = os.environ.get(PARENT)
-    if parent and int(parent) != os.getppid():  # it died before that
-        os._exit(128 + signal.SIGTERM)
-    return bool(parent)
 
 
 def end(code: int) -> NoReturn:

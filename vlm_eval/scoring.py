@@ -28,7 +28,7 @@ def score(cfg: DictConfig, items: dict[str, Item], folder: RunFolder, report: Re
     if known.get("scored_from") == scored_from:  # written last: all is scored already
         return
     metrics = {name: config.build(cfg.metrics[name]) for name in cfg.metrics}
-    report.ask_and_move("score", [m.card_gib() for m in metrics.values() if hasattr(m, "card_gib")])
+    report.ask_for_one_card("score", [m.card_gib() for m in metrics.values() if hasattr(m, "card_gib")])
     answers = folder.read("answers")
     facts_of_engine = folder.provenance().get("engine", {})
     data = Answered(items, answers, folder.read("latency"), facts_of_engine, folder.read("load"))

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm_eval.comparison import NOT_BEGUN
+from vlm_eval.resume import is_run_of_sweep
 from vlm_eval.store import RunFolder, is_locked, now, read_json
-from vlm_eval.sweep import LOCK, is_run_of_sweep
+from vlm_eval.sweep import LOCK
 from vlm_eval.text_table import text_table
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import re
 import shlex
 import sys
 from contextlib import contextmanager
@@ -16,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from vlm_eval import config, preflight, signals
 from vlm_eval.comparison import Run, closing_table, not_comparable, read_runs, write_comparison
+from vlm_eval.engines.base import module_of
 from vlm_eval.errors import BadInput, one_line
+from vlm_eval.resume import command_again, sweep_to_resume
 from vlm_eval.secret_input import refuse_in_config
 from vlm_eval.store import RunFolder, lock_alone, now, read_json, write_json
 
@@ -39,9 +39,8 @@ def expand(
             found.append((point, composed))
             continue
         cfg = config.validate(composed)
-        module = importlib.import_module(cfg.engine._target_.rpartition(".")[0])
         rest = [o for o in point if o.lstrip("+").partition("=")[0] != "engine.candidate"]
-        names = module.candidates(OmegaConf.to_object(cfg.engine), cfg.task.name)
+        names = module_of(cfg).candidates(OmegaConf.to_object(cfg.engine), cfg.task.name)
         ones = [[*rest, f"engine.candidate={config.quoted(name)}"] for name in names]
         found += [(one, compose(one)) for one in ones]
     return found
@@ -98,30 +97,6 @@ def _what_is_foreign(overrides: Sequence[str], points: Sequence[Sequence[str]]) 
     if lacking := [o for o in theirs[0] if o not in mine and all(o in point for point in theirs)]:
         return f"{', '.join(lacking)} is missing"
     return f"it has not {', '.join(mine)} together"
-
-
-def sweep_to_resume(folder: str) -> dict[str, Any]:
-    """Its sweep.json; BadInput where there is none."""
-    if sweep := read_json(Path(folder) / "sweep.json"):
-        return sweep
-    what = "no sweep.json there; give the folder of an earlier sweep"
-    if is_run_of_sweep(Path(folder)):
-        what = "a run of a sweep; give the folder above it"
-    elif (Path(folder) / "status.json").is_file():
-        what = "a single run; only a sweep is resumed, and a single point with -m is a sweep, too"
-    raise BadInput(f"sweep.resume={folder}: {what}")
-
-
-def is_run_of_sweep(folder: Path) -> bool:
-    return (folder / "status.json").is_file() and (folder.resolve().parent / "sweep.json").is_file()
-
-
-def command_again(folder: str | Path, sweep: dict[str, Any]) -> str:
-    """What to type to go on with a sweep: its own command and sweep.resume."""
-    words = [w for w in shlex.split(sweep["command"]) if w.lstrip("+").partition("=")[0] != "sweep.resume"]
-    path = str(folder)
-    plain = "/" in path and re.fullmatch(r"[\w./-]+", path, re.ASCII)
-    return shlex.join([*words, f"sweep.resume={path if plain else config.quoted(path)}"])
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -37,7 +38,9 @@ def requests(number: int, max_tokens: int = 100) -> list[Request]:
 
 
 def estimate(config=None, asked=(), at_once=64, fast=True, **more):
-    return vllm_memory.estimate(config or VllmEngineConfig(), candidate(**more), asked, at_once, fast)
+    config, whose = config or VllmEngineConfig(), candidate(**more)
+    key = vllm_memory.key_of(config, whose, at_once, fast, len(asked))
+    return vllm_memory.estimate(config, whose, asked, at_once, key)
 
 
 def test_the_kv_cache_holds_all_that_is_answered_together():
@@ -49,6 +52,22 @@ def test_the_kv_cache_holds_all_that_is_answered_together():
     longer = estimate(config, requests(16, max_tokens=200), at_once=16)
     assert longer.kv_cache - many.kv_cache == pytest.approx(16 * 100 * per_token / 2**30)
     assert many.weights == pytest.approx(checkpoints.estimate_gib(*candidate_parts(), DEMO))
+
+
+def test_repeats_of_an_item_count_each():
+    config = VllmEngineConfig(max_model_len=2048)
+    [one] = requests(1)
+    again = [dataclasses.replace(one, repeat=k) for k in range(16)]
+    assert estimate(config, again, at_once=16).kv_cache == estimate(config, requests(16), at_once=16).kv_cache
+
+
+def test_a_picture_that_vllm_will_refuse_counts_as_a_whole_context(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (10, 3000)).save(tmp_path / "thin.png")
+    thin = [dataclasses.replace(r, image=str(tmp_path / "thin.png")) for r in requests(2)]
+    config = VllmEngineConfig(max_model_len=2048)
+    assert vllm_memory.tokens_at_once(config, candidate(), thin, 16, DEMO) == 2 * 2048
 
 
 def candidate_parts():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, AsyncIterator, Callable, Iterator, Mapping, Optional, Protocol, Sequence
 
 from omegaconf import DictConfig
@@ -72,7 +74,9 @@ class Engine(Protocol):
     """Built from its config and the candidate (cheaply: nothing is loaded before start()).
 
     A module may also have `environment(config) -> dict`: variables that must stand before the run's process starts;
-    and `candidates(config, task) -> list[str]`: what `engine.candidate=all` stands for in a sweep.
+    `restarts(config) -> int`: how often a run whose engine died is started again; `imports_ahead() -> Sequence[str]`:
+    modules that a sweep imports once for all its runs; and `candidates(config, task) -> list[str]`: what
+    `engine.candidate=all` stands for in a sweep.
     """
 
     answers: int = 0  # that the run has in all; set before need()
@@ -134,6 +138,11 @@ class Engine(Protocol):
     def streaming(self) -> Streaming:
         """The engine that they are measured with: the same model, in production's way."""
         raise NotImplementedError
+
+
+def module_of(cfg: DictConfig) -> ModuleType:
+    """The module of the engine that a run's config names, for what it says before there is an engine."""
+    return importlib.import_module(cfg.engine._target_.rpartition(".")[0])
 
 
 def engine_of(cfg: DictConfig, task: Task) -> Engine:

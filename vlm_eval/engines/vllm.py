@@ -17,6 +17,7 @@ from vlm_eval import checkpoints, images
 from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm_check, vllm_loaded, vllm_memory, vllm_memory_table
 from vlm_eval.engines.base import Candidate, Engine, Level, Request, Streaming, first_of_each, with_images
+from vlm_eval.engines.vllm_refusals import refusals, said_in_one_line
 from vlm_eval.provenance import version_of
 from vlm_eval.rows import Answer, Item, Latency
 from vlm_eval.tasks.base import Task
@@ -104,8 +105,8 @@ class VllmEngine(Engine):
         if find_device().kind == "cpu":
             return {"cards": 0}
         fast, _ = self._starts_fast(on_cpu=False)
-        estimated = vllm_memory.estimate(self.config, self.candidate, todo, self._at_once, fast)
         self._memory_key = vllm_memory.key_of(self.config, self.candidate, self._at_once, fast, self.answers)
+        estimated = vllm_memory.estimate(self.config, self.candidate, todo, self._at_once, self._memory_key)
         self._estimated = estimated
         gib = None if estimated is None or self._sets_memory_itself else estimated.total
         return {"cards": self.config.tensor_parallel_size, "gib": gib}
@@ -132,11 +133,7 @@ class VllmEngine(Engine):
         from vllm.platforms import current_platform
 
         imported = time.monotonic()
-        if self.share_gib is None:
-            vllm_check.check_memory(self.config, self.candidate)  # again: others may have taken the card since
-        folder = checkpoints.fetch(self.model, self.quant)
-        vllm_check.check_code(self.config, self.candidate, folder)
-        self._processor = checkpoints.image_limits(folder)
+        folder = self._made_ready()
         on_cpu = current_platform.is_cpu()
         self.holds_card = not on_cpu
         fast, why = self._starts_fast(on_cpu)
@@ -157,6 +154,15 @@ class VllmEngine(Engine):
         }
         return dict(self._facts)
 
+    def _made_ready(self) -> str:
+        """The checkpoint's folder, fetched and checked, when there is memory for it."""
+        if self.share_gib is None:
+            vllm_check.check_memory(self.config, self.candidate)  # again: others may have taken the card since
+        folder = checkpoints.fetch(self.model, self.quant)
+        vllm_check.check_code(self.config, self.candidate, folder)
+        self._processor = checkpoints.image_limits(folder)
+        return folder
+
     def levels(self) -> list[Level]:
         # With fewer requests than are to be under way at once, they never would be.
         asked = [("concurrency", value, max(value, self.config.load_requests)) for value in self.config.load]
@@ -167,10 +173,7 @@ class VllmEngine(Engine):
         from vlm_eval.engines.vllm_load import AsyncVllm
 
         self.share_gib = None  # it has its card to itself
-        vllm_check.check_memory(self.config, self.candidate)
-        folder = checkpoints.fetch(self.model, self.quant)
-        vllm_check.check_code(self.config, self.candidate, folder)
-        self._processor = checkpoints.image_limits(folder)
+        self._made_ready()
         on_cpu = find_device().kind == "cpu"
         fast = on_cpu if self.config.start == "auto" else self.config.start == "fast"
         return AsyncVllm({**self._arguments(on_cpu, fast), **self.config.extra})
@@ -256,7 +259,7 @@ class VllmEngine(Engine):
                 try:
                     running[self._enqueue(request, picture_id=request.image)] = request
                 except refusals() as error:  # a prompt that vLLM cannot take, e.g. longer than the context
-                    refused.append(_failed(request, str(error)))
+                    refused.append(_failed(request, said_in_one_line(error)))
             if running and not engine.has_unfinished_requests():
                 raise RuntimeError(f"vLLM lost {len(running)} requests")
             finished = [self._read(running.pop(o.request_id), o) for o in _step(engine) if o.finished]
@@ -281,7 +284,7 @@ class VllmEngine(Engine):
             # An identity that no request had before: this picture is prepared from scratch, whatever went before it.
             self._enqueue(request, picture_id=f"alone {next(self._counter)}")
         except refusals() as error:
-            return Latency(request.item_id, None, error=_line(str(error)), repeat=request.repeat)
+            return Latency(request.item_id, None, error=said_in_one_line(error), repeat=request.repeat)
         output = None
         while output is None:
             output = next((o for o in _step(self.llm.llm_engine) if o.finished), None)
@@ -373,10 +376,7 @@ class VllmEngine(Engine):
 
     def _pixel_limits(self) -> Optional[tuple[int, int]]:
         """(min_pixels, max_pixels): the task's where it sets them, else the checkpoint's; None for other processors."""
-        limits = self._processor
-        if limits is None:
-            return None
-        return self.image.min_pixels or limits["min_pixels"], self.image.max_pixels or limits["max_pixels"]
+        return None if self._processor is None else checkpoints.pixel_limits(self.image, self._processor)
 
 
 def image_part(path: str, picture_id: str) -> dict[str, Any]:
@@ -404,14 +404,6 @@ def picture(path: str) -> Any:
     return images.load(Path(path))
 
 
-@functools.cache
-def refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for a request that it will not take: a ValueError up to 0.24, a family of its own in 0.32."""
-    from vllm import exceptions
-
-    return ValueError, getattr(exceptions, "VLLMClientError", ValueError)
-
-
 def _outer(internal: str) -> str:
     """The request's id as its output carries it: inside, vLLM adds random digits."""
     return internal.split("-")[0]
@@ -422,8 +414,4 @@ def _step(engine: Any) -> list[Any]:
 
 
 def _failed(request: Request, error: str) -> Answer:
-    return Answer(request.item_id, request.repeat, request.cluster, None, seed=request.seed, error=_line(error))
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:500]
+    return Answer(request.item_id, request.repeat, request.cluster, None, seed=request.seed, error=error)

@@ -86,17 +86,16 @@ def _check_lengths(config, task: Task, items: Sequence[Item], folder: str) -> No
     if tokenizer is None or limits is None:
         return
     image, longest, room = task.config.image, task.config.sampling.max_tokens, config.max_model_len
-    low, high = image.min_pixels or limits["min_pixels"], image.max_pixels or limits["max_pixels"]
+    low, high = checkpoints.pixel_limits(image, limits)
     if low > high:
         raise BadInput(f"task.image.min_pixels={low} is over max_pixels={high}")
     if task.config.on_bad_item == "record":
         return  # vLLM refuses such a request by itself, and its reason is kept with the answer
     for item in items:
         try:
-            height, width = images.smart_resize(item.height, item.width, limits["factor"], low, high)
+            visual = images.visual_tokens(item.height, item.width, limits["factor"], low, high)
         except BadInput as error:
             raise BadInput(f"{task.image_path(item)}: {error}") from error
-        visual = height * width // limits["factor"] ** 2
         text = len(tokenizer.encode(task.prompt_text(item)).ids)
         if text + visual + longest > room:
             raise BadInput(

@@ -15,6 +15,7 @@ from typing import Any, AsyncIterator, Iterator, Mapping, Sequence
 
 from vlm_eval import images
 from vlm_eval.engines.base import Refused, Request, Streaming, with_images
+from vlm_eval.engines.vllm_refusals import refusals, said_in_one_line
 
 ENVIRONMENT = {  # of the core's process
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # as the server's; a fork would inherit what the engine before left
@@ -55,8 +56,6 @@ class AsyncVllm(Streaming):
                 self._pictures[request.image] = images.load(Path(request.image))
 
     async def stream(self, request: Request) -> AsyncIterator[int]:
-        from vlm_eval.engines.vllm import refusals
-
         number = next(self._counter)
         # An identity that no request had before: its picture is prepared from scratch, as for somebody who comes anew.
         messages = with_images(
@@ -70,7 +69,7 @@ class AsyncVllm(Streaming):
                 reason = output.outputs[0].finish_reason
                 yield len(output.outputs[0].token_ids)
         except refusals() as error:
-            raise Refused(" ".join(str(error).split())[:500]) from error
+            raise Refused(said_in_one_line(error)) from error
         if reason not in ("stop", "length"):
             raise Refused(f"vLLM ended it with {reason}")
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
 from vlm_eval import checkpoints, images, paths
 from vlm_eval.devices import find_device
-from vlm_eval.engines.base import Candidate, Request
+from vlm_eval.engines.base import Candidate, Request, first_of_each
+from vlm_eval.errors import BadInput
 from vlm_eval.provenance import version_of
 
 CONTEXT_GIB = 1.0  # CUDA itself, kernels, cuBLAS, which torch does not count; 0.8 on an H100
@@ -41,16 +44,16 @@ class Estimate:
 
 
 def estimate(
-    config: Any, candidate: Candidate, requests: Sequence[Request], at_once: int, fast: bool
+    config: Any, candidate: Candidate, requests: Sequence[Request], at_once: int, key: str
 ) -> Optional[Estimate]:
-    """None where the checkpoint does not tell its weights before it is here. `fast`: without CUDA graphs."""
+    """None where the checkpoint does not tell its weights before it is here. `key`: key_of() the engine."""
     model, quant = candidate.model, candidate.quant
     folder = checkpoints.on_disk(model, quant)
     weights, per_token = checkpoints.estimate_gib(model, quant, folder), checkpoints.kv_bytes_per_token(model, folder)
     if weights is None or not per_token:
         return None
     tokens = tokens_at_once(config, candidate, requests, at_once, folder)
-    activations = measured(key_of(config, candidate, at_once, fast, len(requests)))
+    activations = measured(key)
     share = config.tensor_parallel_size
     return Estimate(
         weights / share,
@@ -64,21 +67,24 @@ def tokens_at_once(
 ) -> int:
     """Tokens in the KV cache when the longest requests are answered together; at least one whole context, as vLLM
     wants it."""
-    lengths = sorted((_tokens(config, candidate, r, folder) for r in requests), reverse=True)
+    repeats = Counter(r.item_id for r in requests)
+    each = ((_tokens(config, candidate, r, folder), repeats[r.item_id]) for r in first_of_each(requests))
+    lengths = sorted(itertools.chain.from_iterable(itertools.repeat(*one) for one in each), reverse=True)
     return max(config.max_model_len, sum(lengths[:at_once]))
 
 
 def _tokens(config: Any, candidate: Candidate, request: Request, folder: Optional[str]) -> int:
-    """Of one request, prompt and longest answer; a whole context where its prompt cannot be counted here."""
+    """Of one request, prompt and longest answer; a whole context where its prompt cannot be counted."""
     tokenizer, limits = (checkpoints.tokenizer(folder), checkpoints.image_limits(folder)) if folder else (None, None)
     if tokenizer is None or limits is None:
         return config.max_model_len
-    low = candidate.image.min_pixels or limits["min_pixels"]
-    high = candidate.image.max_pixels or limits["max_pixels"]
     width, height = _size(request.image)
-    height, width = images.smart_resize(height, width, limits["factor"], low, high)
-    text = " ".join(_texts(request))
-    prompt = len(tokenizer.encode(text).ids) + TEMPLATE_TOKENS + height * width // limits["factor"] ** 2
+    low, high = checkpoints.pixel_limits(candidate.image, limits)
+    try:
+        visual = images.visual_tokens(height, width, limits["factor"], low, high)
+    except BadInput:  # which vLLM will refuse by itself (task.on_bad_item=record)
+        return config.max_model_len
+    prompt = len(tokenizer.encode(" ".join(_texts(request))).ids) + TEMPLATE_TOKENS + visual
     return min(config.max_model_len, prompt + request.sampling.max_tokens)
 
 

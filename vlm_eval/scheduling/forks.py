@@ -19,8 +19,9 @@ from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 from typing import IO, Any, Mapping, NoReturn, Optional, Protocol, Sequence
 
+from vlm_eval.scheduling import parent
+
 LARGEST = 2**17  # bytes of one message: an environment is most of it
-PARENT = "VLM_EVAL_PARENT"  # names, to a run's process, the one that reads what it says
 # Of an environment, what is read when it is used, not when something is imported: it may differ from run to run.
 READ_LATE = ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR")
 
@@ -44,7 +45,7 @@ def start_anew(run_dir: Path, log: IO[bytes], environment: Mapping[str, str]) ->
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        env={**environment, PARENT: str(os.getpid())},
+        env={**environment, parent.NAMED: str(os.getpid())},
         encoding="utf-8",
         start_new_session=True,
     )
@@ -64,7 +65,7 @@ class Forks:
                 stdin=theirs,
                 stdout=out,
                 stderr=out,
-                env={**environment, PARENT: str(os.getpid())},
+                env={**environment, parent.NAMED: str(os.getpid())},
                 start_new_session=True,
             )
         theirs.close()
@@ -152,9 +153,7 @@ def serve(modules: Sequence[str]) -> NoReturn:
     import importlib
     import warnings
 
-    from vlm_eval.run import end_with_parent
-
-    end_with_parent()
+    parent.end_with_parent()
     control = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for module in modules:
@@ -207,7 +206,7 @@ def _fork(control: socket.socket, children: selectors.BaseSelector) -> None:
     children.register(os.pidfd_open(pid), selectors.EVENT_READ, data=pid)
 
 
-def _be_a_run(message: Mapping[str, Any], handles: Sequence[int], parent: int) -> NoReturn:
+def _be_a_run(message: Mapping[str, Any], handles: Sequence[int], started_by: int) -> NoReturn:
     import tempfile
 
     from vlm_eval import run
@@ -218,7 +217,7 @@ def _be_a_run(message: Mapping[str, Any], handles: Sequence[int], parent: int) -
         os.close(handle)
     os.environ.clear()
     os.environ.update(message["environment"])
-    os.environ[PARENT] = str(parent)
+    os.environ[parent.NAMED] = str(started_by)
     tempfile.tempdir = None  # looked up again
     sys.stdin = open(0, encoding="utf-8", closefd=False)
     run.end(run.main(message["run_dir"]))

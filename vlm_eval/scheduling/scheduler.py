@@ -16,8 +16,6 @@ from vlm_eval.devices import Card
 from vlm_eval.errors import BadInput
 
 ENGINE_STAGES = ("start engine", "latency", "generate", "load")  # those in which a run needs its claim
-
-
 NO_CARD = Card("no card", 0.0)  # an engine that needs none, such as an API's: one at a time
 
 
@@ -83,7 +81,7 @@ class Places:
                     self._claim(place, need)
             self._work(place, alone=stage in ("latency", "load"))
             granted = place.grant()
-            if stage in ("start engine", "generate", "latency") and "cards" in granted and granted["gib"] is None:
+            if stage == "start engine" and "cards" in granted and granted["gib"] is None:
                 place.whole_card = True
             return granted
 

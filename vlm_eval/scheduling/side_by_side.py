@@ -6,7 +6,6 @@ card. All runs share the cards there are (scheduler.py) and the imports (forks.p
 
 from __future__ import annotations
 
-import importlib
 import threading
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 
 from vlm_eval import devices, launch, signals
 from vlm_eval.config import validate
+from vlm_eval.engines.base import module_of
 from vlm_eval.job import Job
 from vlm_eval.scheduling.forks import Forks, start_anew
 from vlm_eval.scheduling.scheduler import Place, Places, Stopped
@@ -75,7 +75,7 @@ class SideBySide:
 def _forks(cfg: DictConfig, log: Path) -> Optional[Forks]:
     """With the imports of the first run's engine; None for one that has none that take long."""
     cfg = validate(cfg)
-    engine = importlib.import_module(cfg.engine._target_.rpartition(".")[0])
+    engine = module_of(cfg)
     modules = engine.imports_ahead() if hasattr(engine, "imports_ahead") else ()
     if not modules:
         return None

@@ -1,0 +1,23 @@
+"""The process that started this one: which it is, and that this one ends with it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+NAMED = "VLM_EVAL_PARENT"  # the variable that names, to a run's process, the one that reads what it says
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> bool:
+    """SIGTERM to this process when its parent dies, were it by SIGKILL: nobody would wait for it (Linux: prctl(2)).
+
+    Whether there is one that is told of the progress, and answers; not where a person starts a run's module."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.environ.get(NAMED)
+    if parent and int(parent) != os.getppid():  # it died before that
+        os._exit(128 + signal.SIGTERM)
+    return bool(parent)
