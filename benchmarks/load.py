@@ -3,9 +3,9 @@
     python benchmarks/load.py [--model FOLDER] [--at-once 1 4] [--requests 60] [--input 128] [--output 32] [--pairs 3]
         [--against latency|serve]
 
-Prompts of random tokens, answers of a fixed length. Each measurement is a process of its own with a fresh engine, ours
-and the other's in turn. `latency` is a batch from its first request to its last; `serve` is a server with its client,
-and HTTP between them.
+Prompts of random tokens, answers of a fixed length. Ours and the other's in turn, each with a fresh engine for all
+levels. `latency` is a batch from its first request to its last, one engine a level; `serve` is a server with its
+client, and HTTP between them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, AsyncIterator
 
-from pairs import compare, machine
+from pairs import compare_all, machine
 
 from vlm_eval import paths
 from vlm_eval.devices import find_device
@@ -60,16 +60,22 @@ def main() -> None:
     parser.add_argument("--output", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--against", choices=("latency", "serve"), default="latency")
-    parser.add_argument("--here", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.here:
-        print(json.dumps(asyncio.run(measure(asked, asked.here))), flush=True)
+        print(json.dumps(asyncio.run(measure(asked))), flush=True)
         os._exit(0)
-    print(machine(), flush=True)
-    for at_once in asked.at_once:
-        name = f"p50 s, {asked.input} + {asked.output} tokens, {at_once} at once"
-        other = {"latency": bench_latency, "serve": bench_serve}[asked.against]
-        compare(name, partial(ours, asked, at_once), partial(other, asked, at_once), asked.pairs, WANTED)
+    print(f"{machine()}; {asked.input} + {asked.output} tokens", flush=True)
+    other = {"latency": bench_latency, "serve": bench_serve}[asked.against]
+    compare_all(partial(ours, asked), partial(other, asked), asked.pairs, WANTED)
+
+
+def whole(at_once: int) -> str:
+    return f"{at_once} at once, p50 s"
+
+
+def first(at_once: int) -> str:
+    return f"{at_once} at once, first token p50 s"
 
 
 def arguments(asked: argparse.Namespace) -> dict[str, Any]:
@@ -93,13 +99,12 @@ def vocabulary(asked: argparse.Namespace) -> int:
     return config.get("text_config", config)["vocab_size"]
 
 
-def ours(asked: argparse.Namespace, at_once: int) -> float:
-    command = [sys.executable, __file__, *sys.argv[1:], "--here", str(at_once)]
-    out = run(command, stdout=subprocess.PIPE).stdout
-    return json.loads(out.strip().splitlines()[-1])["p50"]
+def ours(asked: argparse.Namespace) -> dict[str, float]:
+    out = run([sys.executable, __file__, *sys.argv[1:], "--here"], stdout=subprocess.PIPE).stdout
+    return json.loads(out.strip().splitlines()[-1])
 
 
-async def measure(asked: argparse.Namespace, at_once: int) -> dict[str, float]:
+async def measure(asked: argparse.Namespace) -> dict[str, float]:
     """By the stage's own code; only what a request is differs: tokens in the place of a chat with a picture."""
     from vlm_eval.engines.base import Level
     from vlm_eval.engines.vllm_load import AsyncVllm
@@ -121,28 +126,35 @@ async def measure(asked: argparse.Namespace, at_once: int) -> dict[str, float]:
 
     engine, luck, known = OfTokens(arguments(asked)), random.Random(0), vocabulary(asked)
     engine.start()
-    level = Level("concurrency", float(at_once), asked.requests)
     requests = [
         SimpleNamespace(tokens=[luck.randrange(min(known, 10_000)) for _ in range(asked.input)])
-        for _ in range(level.requests)
+        for _ in range(asked.requests)
     ]
-    plan = [UnderLoad(level.kind, level.value, n, str(n), 0, 0.0) for n in range(level.requests)]
-    await measured(engine, level, requests, plan)  # as the other's warm-up: everything once
-    rows = await measured(engine, level, requests, plan)
+    found = {}
+    for at_once in asked.at_once:
+        level = Level("concurrency", float(at_once), asked.requests)
+        plan = [UnderLoad(level.kind, level.value, n, str(n), 0, 0.0) for n in range(level.requests)]
+        await measured(engine, level, requests, plan)  # as the other's warm-up: everything once
+        rows = await measured(engine, level, requests, plan)
+        found[whole(at_once)] = quantile([row.latency_s for row in rows], 0.5)
+        found[first(at_once)] = quantile([row.ttft_s for row in rows], 0.5)
     engine.stop()
-    return {"p50": quantile([row.latency_s for row in rows], 0.5), "ttft_p50": quantile([r.ttft_s for r in rows], 0.5)}
+    return found
 
 
-def bench_latency(asked: argparse.Namespace, at_once: int) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        file, times = Path(folder) / "found.json", str(-(-asked.requests // at_once))
-        bench = [sys.executable, "-c", BENCH.format("latency"), str(vocabulary(asked)), *flags(asked)]
-        bench += ["--input-len", str(asked.input), "--output-len", str(asked.output), "--batch-size", str(at_once)]
-        run([*bench, "--num-iters-warmup", times, "--num-iters", times, "--output-json", str(file)])
-        return json.loads(file.read_text())["percentiles"]["50"]
+def bench_latency(asked: argparse.Namespace) -> dict[str, float]:
+    found = {}
+    for at_once in asked.at_once:
+        with tempfile.TemporaryDirectory() as folder:
+            file, times = Path(folder) / "found.json", str(-(-asked.requests // at_once))
+            bench = [sys.executable, "-c", BENCH.format("latency"), str(vocabulary(asked)), *flags(asked)]
+            bench += ["--input-len", str(asked.input), "--output-len", str(asked.output), "--batch-size", str(at_once)]
+            run([*bench, "--num-iters-warmup", times, "--num-iters", times, "--output-json", str(file)])
+            found[whole(at_once)] = json.loads(file.read_text())["percentiles"]["50"]
+    return found
 
 
-def bench_serve(asked: argparse.Namespace, at_once: int) -> float:
+def bench_serve(asked: argparse.Namespace) -> dict[str, float]:
     server = subprocess.Popen(
         [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(PORT), *flags(asked)],
         env=os.environ | ENVIRONMENT,
@@ -151,17 +163,22 @@ def bench_serve(asked: argparse.Namespace, at_once: int) -> float:
     )
     try:
         wait_for(f"http://127.0.0.1:{PORT}/health", server)
-        with tempfile.TemporaryDirectory() as folder:
-            bench = [sys.executable, "-c", BENCH.format("serve"), str(vocabulary(asked)), "--model", asked.model]
-            bench += ["--port", str(PORT), "--dataset-name", "random", "--ignore-eos", "--temperature", "1.0"]
-            bench += ["--random-input-len", str(asked.input), "--random-output-len", str(asked.output)]
-            bench += ["--num-prompts", str(asked.requests), "--max-concurrency", str(at_once)]
-            bench += ["--num-warmups", str(asked.requests), "--percentile-metrics", "ttft,itl,e2el"]
-            run([*bench, "--save-result", "--result-dir", folder, "--result-filename", "found.json"])
-            return json.loads((Path(folder) / "found.json").read_text())["median_e2el_ms"] / 1000
+        return {name: value for at_once in asked.at_once for name, value in served(asked, at_once).items()}
     finally:
         server.terminate()
         server.wait(60)
+
+
+def served(asked: argparse.Namespace, at_once: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        bench = [sys.executable, "-c", BENCH.format("serve"), str(vocabulary(asked)), "--model", asked.model]
+        bench += ["--port", str(PORT), "--dataset-name", "random", "--ignore-eos", "--temperature", "1.0"]
+        bench += ["--random-input-len", str(asked.input), "--random-output-len", str(asked.output)]
+        bench += ["--num-prompts", str(asked.requests), "--max-concurrency", str(at_once)]
+        bench += ["--num-warmups", str(asked.requests), "--percentile-metrics", "ttft,itl,e2el"]
+        run([*bench, "--save-result", "--result-dir", folder, "--result-filename", "found.json"])
+        found = json.loads((Path(folder) / "found.json").read_text())
+        return {whole(at_once): found["median_e2el_ms"] / 1000, first(at_once): found["median_ttft_ms"] / 1000}
 
 
 def wait_for(address: str, server: subprocess.Popen) -> None:

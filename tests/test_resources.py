@@ -25,6 +25,7 @@ class Nvml:
 
     def __init__(self):
         self.ours = 0.0
+        self.counts_energy = True
 
     def nvmlDeviceGetCount(self):
         return 2
@@ -41,6 +42,11 @@ class Nvml:
 
     def nvmlDeviceGetMemoryInfo(self, card):
         return SimpleNamespace(used=int((60 + self.ours) * GIB) if card == "card0" else GIB)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, card):
+        if not self.counts_energy:
+            raise self.NVMLError("Not Supported")
+        return 5_000_000 if card == "card0" else 2_000_500  # mJ
 
     def nvmlDeviceGetUtilizationRates(self, card):
         return SimpleNamespace(gpu=70 if card == "card0" else 5)
@@ -84,6 +90,14 @@ def test_samples_have_all_visible_cards(nvml, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     _, samples = watched()
     assert {s.gpu_percent for s in samples} == {(5.0, 70.0)}
+
+
+def test_energy_is_of_the_visible_cards(nvml, monkeypatch):
+    assert resources.energy_j() == 7000.5
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert resources.energy_j() == 2000.5
+    nvml.counts_energy = False
+    assert resources.energy_j() is None
 
 
 def test_a_full_disk_ends_the_series_and_not_the_watch(nvml, capsys):

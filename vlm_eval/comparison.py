@@ -35,6 +35,8 @@ HEADLINES = {  # columns of the closing table: (summary's name, heading, format)
     "tech/weights_gib": ("weights GiB", "{:.3g}"),
     "tech/host_peak_gib": ("RAM peak GiB", "{:.2f}"),
     "tech/gpu_peak_gib": ("GPU peak GiB", "{:.2f}"),
+    "tech/energy_j_per_answer": ("J/answer", "{:.3g}"),
+    "tech/energy_j_per_answer_alone": ("J/answer alone", "{:.3g}"),
     "memory/total_gib_1": ("GiB at 1", "{:.2f}"),
     "memory/total_gib_6144": ("GiB at 6144", "{:.2f}"),
     "tech/failed_rate": ("failed", "{:.0%}"),

@@ -6,14 +6,14 @@ import dataclasses
 import time
 import traceback
 from contextlib import contextmanager
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from omegaconf import DictConfig
 
 from vlm_eval import addresses, rows
 from vlm_eval.engines.base import Engine, Request, Streaming, seed_of
 from vlm_eval.progress import Reporter
-from vlm_eval.resources import ResourceWatch, peaks_of
+from vlm_eval.resources import ResourceWatch, energy_j, peaks_of
 from vlm_eval.rows import Item
 from vlm_eval.store import RunFolder, now
 from vlm_eval.tasks.base import Task
@@ -97,10 +97,14 @@ def _with_engine(
         folder.provenance(engine={**before, **facts})
         report("start engine", note=facts["found"])
         try:
-            _time_alone(engine, alone, wanted, folder, report)  # first: the batch then finds the engine warm
+            spent = _time_alone(engine, alone, wanted, folder, report)  # first: the batch then finds the engine warm
+            facts |= _energy("alone", before, spent)
             if todo:
                 report.ask("generate")
+                began = _energy_of(engine, shared=engine.share_gib is not None)
                 answer_all(engine, todo, wanted, folder, report, done)
+                ended = _energy_of(engine, shared=engine.share_gib is not None)
+                facts |= _energy("batch", before, _spent(began, ended, len(todo)))
             facts |= engine.peaks()
         finally:
             stop(engine)
@@ -138,6 +142,26 @@ def _peaks(used: ResourceWatch, before: dict[str, Any], shared: bool) -> dict[st
     known = used.gpu_peak_gib is not None and not (shared and used.gpu_peak_of == "card")  # whose would it be?
     gpu = max(used.gpu_peak_gib, before.get("gpu_peak_gib") or 0.0) if known else None
     return {"host_peak_gib": host, "gpu_peak_gib": gpu, "gpu_peak_of": used.gpu_peak_of}
+
+
+Spent = tuple[float, int]  # joules, and for how many answers
+
+
+def _energy_of(engine: Engine, shared: bool) -> Optional[float]:
+    """Of the cards that are this engine's alone: what others on them take is no matter of this run's."""
+    return energy_j() if engine.holds_card and not shared else None
+
+
+def _spent(before: Optional[float], after: Optional[float], answers: int) -> Spent:
+    return (0.0, 0) if before is None or after is None or answers < 1 else (after - before, answers)
+
+
+def _energy(stage: str, before: Mapping[str, Any], spent: Spent) -> dict[str, Any]:
+    """Of all attempts at this run; nothing where it was never measured."""
+    known = {"energy_j": f"{stage}_energy_j", "answers": f"{stage}_energy_answers"}
+    joules = before.get(known["energy_j"], 0.0) + spent[0]
+    answers = before.get(known["answers"], 0) + spent[1]
+    return {known["energy_j"]: round(joules, 3), known["answers"]: answers} if answers else {}
 
 
 def requests_of(cfg: DictConfig, task: Task, items: dict[str, Item], repeats: Sequence[int]) -> list[Request]:
@@ -198,11 +222,15 @@ def _time_alone(
     wanted: Mapping[addresses.Key, str],
     folder: RunFolder,
     report: Reporter,
-) -> None:
+) -> Spent:
+    """The energy is that from the first's end to the last's: what an engine does to warm up comes before."""
     if alone:
         report.ask("latency")
-    number = 0
+    number, first, last = 0, None, None
     for timed in _alive(engine.time_alone(alone)) if alone else ():
+        last = _energy_of(engine, shared=False)
+        first = last if number == 0 else first
         folder.append("latency", [dataclasses.replace(x, inputs=wanted[x.item_id, x.repeat]) for x in timed])
         number += len(timed)
         report("latency", number, len(alone), "one at a time")
+    return _spent(first, last, number - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -92,6 +93,17 @@ class ResourceWatch:
             self._tell = None
 
 
+def energy_j() -> Optional[float]:
+    """Joules that the visible cards have taken since their driver was loaded, whoever used them; None where NVML does
+    not say: on a CPU, of MIG slices, before Volta."""
+    if (nvml := _open_nvml()) is None:
+        return None
+    try:
+        return sum(nvml.nvmlDeviceGetTotalEnergyConsumption(card) for card in _visible(nvml)) / 1000
+    except nvml.NVMLError:
+        return None
+
+
 def peaks_of(samples: Sequence[Sample]) -> dict[str, Any]:
     """Peaks as the series has them, of a run that was killed before it could write its own; a sample a second sees less
     than ten."""
@@ -102,7 +114,8 @@ def peaks_of(samples: Sequence[Sample]) -> dict[str, Any]:
     return {"host_peak_gib": max(sample.host_gib for sample in samples), **of_card}
 
 
-def _open_nvml() -> Optional[object]:
+@functools.cache
+def _open_nvml() -> Optional[Any]:
     """NVML, where there is a GPU and its Python binding (vLLM brings one)."""
     if find_device().kind != "cuda":
         return None

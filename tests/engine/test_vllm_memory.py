@@ -9,9 +9,10 @@ import pytest
 
 from vlm_eval import checkpoints, devices, paths
 from vlm_eval.config import ModelConfig, QuantConfig
-from vlm_eval.engines import vllm_memory
+from vlm_eval.engines import vllm, vllm_check, vllm_memory
 from vlm_eval.engines.base import Candidate, Request
 from vlm_eval.engines.vllm import VllmEngineConfig
+from vlm_eval.errors import BadInput
 from vlm_eval.tasks.base import SamplingConfig
 from vlm_eval.tasks.dataset import ImageConfig
 
@@ -74,10 +75,24 @@ def candidate_parts():
     return candidate().model, candidate().quant
 
 
-def test_tensor_parallel_shares_weights_and_cache():
-    one = estimate(VllmEngineConfig(max_model_len=2048), requests(1))
-    two = estimate(VllmEngineConfig(max_model_len=2048, tensor_parallel_size=2), requests(1))
-    assert (two.weights, two.kv_cache) == (one.weights / 2, one.kv_cache / 2)
+def test_an_engine_over_several_cards_has_them_whole(monkeypatch):
+    monkeypatch.setattr(vllm, "find_device", lambda: devices.Device("cuda", "a card", 80.0))
+    config = VllmEngineConfig(tensor_parallel_size=2, pipeline_parallel_size=2)
+    assert vllm.VllmEngine(config, candidate()).need(requests(1)) == {"cards": 4, "gib": None}
+
+
+@pytest.mark.parametrize(("asked", "said"), [({"tensor_parallel_size": 2}, "ask for 2 cards, 1 are here"),
+                                             ({"pipeline_parallel_size": 0}, "at least 1")])  # fmt: skip
+def test_more_cards_than_there_are_is_said_before_the_start(asked, said, monkeypatch):
+    monkeypatch.setattr(vllm_check, "find_device", lambda: devices.Device("cuda", "a card", 80.0))
+    monkeypatch.setattr(vllm_check, "cards", lambda: [devices.Card("0", 80.0)])
+    with pytest.raises(BadInput, match=said):
+        vllm_check.check(VllmEngineConfig(**asked), candidate(), None, [])
+
+
+def test_no_pipeline_on_a_cpu():
+    with pytest.raises(BadInput, match="vLLM has none on a CPU"):
+        vllm_check.check(VllmEngineConfig(pipeline_parallel_size=2), candidate(), None, [])
 
 
 def test_what_was_measured_is_taken_from_then_on_and_forgotten_when_it_did_not_do():

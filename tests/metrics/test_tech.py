@@ -53,6 +53,13 @@ def test_times_come_from_the_latency_pass_alone():
     assert summary["tech/generation_wall_s"] == 2.0 and summary["tech/output_tokens_per_s"] == 150.0
 
 
+def test_energy_of_an_answer():
+    known = {"batch_energy_j": 900.0, "batch_energy_answers": 45, "alone_energy_j": 270.0, "alone_energy_answers": 9}
+    summary = tech(answers=["Да"] * 3, engine=known)
+    assert summary["tech/energy_j_per_answer"] == 20.0 and summary["tech/energy_j_per_answer_alone"] == 30.0
+    assert not [name for name in tech(answers=["Да"]) if "energy" in name]
+
+
 def test_times_by_hand():
     latencies = [
         Latency("i0", 1.0, 0.2, output_tokens=5, chars=10),

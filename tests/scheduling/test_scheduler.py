@@ -105,7 +105,7 @@ def test_more_cards_than_there_are_is_said():
     run = places(80).begin()
     waiting = engine(run, 10, cards=2)
     waiting.thread.join(1)
-    assert isinstance(waiting.error, BadInput) and "asks for 2 cards, 1 are here" in str(waiting.error)
+    assert isinstance(waiting.error, BadInput) and "the engine asks for 2 cards, 1 are here" in str(waiting.error)
 
 
 def test_engines_start_in_the_order_of_the_points():

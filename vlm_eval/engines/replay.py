@@ -20,6 +20,7 @@ BLOCK = 1000  # rows handed on at a time
 MEASURED = (
     *("generation_wall_s", "generation_output_tokens", "generation_batches", "engine_start_s", "weights_gib"),
     *("kv_bytes_per_token", "host_peak_gib", "gpu_peak_gib", "gpu_peak_of"),
+    *("batch_energy_j", "batch_energy_answers", "alone_energy_j", "alone_energy_answers"),
 )
 
 

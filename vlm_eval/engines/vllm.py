@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class VllmEngineConfig:
     cpu_kv_cache_gib: int = 1
     cpu_threads: int = 1
     tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
     image_cache_gib: float = 1.0
     retries: int = 1
     memory_at: List[int] = field(default_factory=list)
@@ -52,6 +54,11 @@ class VllmEngineConfig:
     rates: List[float] = field(default_factory=list)
     load_requests: int = 100
     extra: Dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cards(self) -> int:
+        """Over so many one engine is spread."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
 def environment(config: VllmEngineConfig) -> dict[str, str]:
@@ -104,12 +111,14 @@ class VllmEngine(Engine):
     def need(self, todo: Sequence[Request]) -> Mapping[str, Any]:
         if find_device().kind == "cpu":
             return {"cards": 0}
+        if self.config.cards > 1:  # its workers are processes of their own: nothing keeps them to a share
+            return {"cards": self.config.cards, "gib": None}
         fast, _ = self._starts_fast(on_cpu=False)
         self._memory_key = vllm_memory.key_of(self.config, self.candidate, self._at_once, fast, self.answers)
         estimated = vllm_memory.estimate(self.config, self.candidate, todo, self._at_once, self._memory_key)
         self._estimated = estimated
         gib = None if estimated is None or self._sets_memory_itself else estimated.total
-        return {"cards": self.config.tensor_parallel_size, "gib": gib}
+        return {"cards": 1, "gib": gib}
 
     @property
     def _sets_memory_itself(self) -> bool:
@@ -148,6 +157,7 @@ class VllmEngine(Engine):
             **vllm_loaded.engine_facts(self.llm, arguments),
             **loaded,
             "start": why,
+            "cards": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "share_gib": self.share_gib,
             "engine_import_s": round(imported - began, 3),
             "engine_start_s": round(time.monotonic() - imported, 3),
@@ -189,6 +199,7 @@ class VllmEngine(Engine):
             max_model_len=self.config.max_model_len,
             max_num_seqs=self._at_once,
             tensor_parallel_size=self.config.tensor_parallel_size,
+            pipeline_parallel_size=self.config.pipeline_parallel_size,
             enforce_eager=fast,
             limit_mm_per_prompt={"image": 1, "video": 0},
             seed=self.candidate.seed,
@@ -230,7 +241,7 @@ class VllmEngine(Engine):
 
     def peaks(self) -> dict[str, Any]:
         """What torch took of the card at most, where this process is the only one of this engine; engine.memory_at."""
-        if self.config.tensor_parallel_size > 1:
+        if self.config.cards > 1:
             return {}
         on_gpu = find_device().kind == "cuda"
         cache = vllm_loaded.kv_cache_gib(self.llm, self._facts["kv_bytes_per_token"]) if on_gpu else 0.0
@@ -268,7 +279,7 @@ class VllmEngine(Engine):
 
     def time_alone(self, requests: Sequence[Request]) -> Iterator[list[Latency]]:
         warm = [self._one(request) for request in requests[: self.config.latency_pass.warmup]]
-        with _not_counting() if warm and all(x.error is None for x in warm) else contextlib.nullcontext():
+        with self._not_counting() if warm and all(x.error is None for x in warm) else contextlib.nullcontext():
             for request in requests:
                 yield [self._one(request)]
 
@@ -349,6 +360,16 @@ class VllmEngine(Engine):
 
         core.get_output = counted
 
+    @contextlib.contextmanager
+    def _not_counting(self) -> Iterator[None]:
+        """Without the count of NaN, which waits for the GPU at every token: production has none. Warm-up and batch
+        count."""
+        self.llm.collective_rpc(_count_in, args=(False,))
+        try:
+            yield
+        finally:
+            self.llm.collective_rpc(_count_in, args=(True,))
+
     def _wrong_with(self, output: Any) -> Optional[str]:
         """Why a finished request has no answer, if it has none."""
         reason = output.outputs[0].finish_reason
@@ -383,18 +404,14 @@ def image_part(path: str, picture_id: str) -> dict[str, Any]:
     return {"type": "image_pil", "image_pil": picture(path), "uuid": picture_id}
 
 
-@contextlib.contextmanager
-def _not_counting() -> Iterator[None]:
-    """Without the count of NaN, which waits for the GPU at every token: production has none. Warm-up and batch count.
-
-    What stands in the module goes before what vLLM reads from the environment, once, when its engine starts."""
+def _count_in(worker: Any, counting: bool) -> None:
+    """In a worker of vLLM: what stands in the module goes before what is read from the environment."""
     from vllm import envs
 
-    envs.VLLM_COMPUTE_NANS_IN_LOGITS = False
-    try:
-        yield
-    finally:
-        del envs.VLLM_COMPUTE_NANS_IN_LOGITS
+    if counting:
+        vars(envs).pop("VLLM_COMPUTE_NANS_IN_LOGITS", None)
+    else:
+        envs.VLLM_COMPUTE_NANS_IN_LOGITS = False
 
 
 @functools.lru_cache(maxsize=64)

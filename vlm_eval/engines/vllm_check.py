@@ -7,7 +7,7 @@ import os
 from typing import Optional, Sequence
 
 from vlm_eval import checkpoints, images
-from vlm_eval.devices import Device, card_in_use, find_device
+from vlm_eval.devices import Device, card_in_use, cards, find_device
 from vlm_eval.engines.base import Candidate
 from vlm_eval.errors import BadInput
 from vlm_eval.provenance import version_of
@@ -33,6 +33,7 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Op
         raise BadInput(f"engine=vllm: this vLLM needs a GPU: {why}")
     if config.start not in ("auto", "fast", "full"):
         raise BadInput(f"engine.start={config.start}: auto, fast or full")
+    _check_cards(config)
     if config.memory_at and not 0 < min(config.memory_at) <= max(config.memory_at) < config.max_model_len:
         raise BadInput(
             f"engine.memory_at={list(config.memory_at)}: each is at least 1 and under engine.max_model_len, "
@@ -46,6 +47,19 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Op
         checkpoints.check_quantisation(folder, quant)
         _check_lengths(config, task, items, folder)
     return check_memory(config, candidate)
+
+
+def _check_cards(config) -> None:
+    if min(config.tensor_parallel_size, config.pipeline_parallel_size) < 1:
+        raise BadInput("engine.tensor_parallel_size, engine.pipeline_parallel_size: at least 1")
+    on_cpu = find_device().kind == "cpu"
+    if config.pipeline_parallel_size > 1 and on_cpu:  # its second worker raises at the first request (vLLM 0.32)
+        raise BadInput("engine.pipeline_parallel_size: vLLM has none on a CPU; engine.tensor_parallel_size works there")
+    if config.cards > 1 and not on_cpu and config.cards > (here := len(cards())):
+        raise BadInput(
+            f"engine.tensor_parallel_size={config.tensor_parallel_size} x engine.pipeline_parallel_size="
+            f"{config.pipeline_parallel_size} ask for {config.cards} cards, {here} are here"
+        )
 
 
 def _check_load(config) -> None:
@@ -113,7 +127,7 @@ def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int
         kv = max(kv, config.cpu_kv_cache_gib)
         needed, there = weights_gib + kv + RUNTIME_GIB, device.total_gib
     else:
-        needed = (weights_gib + kv) / config.tensor_parallel_size + RUNTIME_GIB
+        needed = (weights_gib + kv) / config.cards + RUNTIME_GIB
         there = device.total_gib * config.gpu_memory_utilization
     takes = f"{what}: needs about {needed:.1f} GiB (weights {weights_gib:.1f}, KV cache {kv:.1f})"
     if needed > there:

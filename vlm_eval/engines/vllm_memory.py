@@ -46,7 +46,8 @@ class Estimate:
 def estimate(
     config: Any, candidate: Candidate, requests: Sequence[Request], at_once: int, key: str
 ) -> Optional[Estimate]:
-    """None where the checkpoint does not tell its weights before it is here. `key`: key_of() the engine."""
+    """Of an engine on one card; None where the checkpoint does not tell its weights before it is here. `key`: key_of()
+    the engine."""
     model, quant = candidate.model, candidate.quant
     folder = checkpoints.on_disk(model, quant)
     weights, per_token = checkpoints.estimate_gib(model, quant, folder), checkpoints.kv_bytes_per_token(model, folder)
@@ -54,10 +55,9 @@ def estimate(
         return None
     tokens = tokens_at_once(config, candidate, requests, at_once, folder)
     activations = measured(key)
-    share = config.tensor_parallel_size
     return Estimate(
-        weights / share,
-        tokens * per_token / 2**30 / share,
+        weights,
+        tokens * per_token / 2**30,
         ACTIVATIONS_GIB if activations is None else activations * SPARE,
     )
 
@@ -128,7 +128,7 @@ def key_of(config: Any, candidate: Candidate, at_once: int, fast: bool, answers:
     held = checkpoints.fingerprint(folder) if folder else checkpoints.locate(candidate.model, candidate.quant)
     facts = [held, version_of("vllm"), find_device().name, candidate.image.max_pixels]
     facts += [min(at_once, answers), fast, list(config.memory_at)]
-    facts += [config.max_model_len, config.dtype, config.tensor_parallel_size, config.extra]
+    facts += [config.max_model_len, config.dtype, config.extra]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
 
 

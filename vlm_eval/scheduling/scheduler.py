@@ -109,7 +109,7 @@ class Places:
             return my_turn and len(found) == max(1, need.cards) and len(self._behind) <= self.scoring
 
         if need.cards > len(self.cards):
-            raise BadInput(f"engine.tensor_parallel_size asks for {need.cards} cards, {len(self.cards)} are here")
+            raise BadInput(f"the engine asks for {need.cards} cards, {len(self.cards)} are here")
         self._wait(fits)
         self._claims[place] = tuple(found)
         if first:
