@@ -102,7 +102,7 @@ def test_what_was_measured_is_taken_from_then_on_and_forgotten_when_it_did_not_d
     vllm_memory.remember(key, 1.0)
     vllm_memory.remember(key, 2.0)
     vllm_memory.remember(key, 1.5)
-    assert estimate(config, asked).activations == pytest.approx(2.0 * vllm_memory.SPARE)
+    assert estimate(config, asked).activations == pytest.approx(2.0 + vllm_memory.SPARE_GIB)
     vllm_memory.forget(key)
     assert estimate(config, asked).activations == vllm_memory.ACTIVATIONS_GIB
 

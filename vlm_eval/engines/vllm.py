@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from vlm_eval import checkpoints, images
 from vlm_eval.devices import find_device
-from vlm_eval.engines import vllm_check, vllm_loaded, vllm_memory, vllm_memory_table
+from vlm_eval.engines import vllm_check, vllm_inspect, vllm_loaded, vllm_memory, vllm_memory_table
 from vlm_eval.engines.base import Candidate, Engine, Level, Request, Streaming, first_of_each, with_images
 from vlm_eval.engines.vllm_refusals import refusals, said_in_one_line
 from vlm_eval.provenance import version_of
@@ -143,6 +143,7 @@ class VllmEngine(Engine):
 
         imported = time.monotonic()
         folder = self._made_ready()
+        vllm_inspect.inspect(folder)
         on_cpu = current_platform.is_cpu()
         self.holds_card = not on_cpu
         fast, why = self._starts_fast(on_cpu)

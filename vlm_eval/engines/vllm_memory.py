@@ -25,7 +25,9 @@ from vlm_eval.provenance import version_of
 
 CONTEXT_GIB = 1.0  # CUDA itself, kernels, cuBLAS, which torch does not count; 0.8 on an H100
 ACTIVATIONS_GIB = 4.5  # the largest batch of prompts, pictures and logits, CUDA graphs; 3.0 to 3.7 for 7B on an H100
-SPARE = 1.15  # over what was measured once: what is free in pieces too small to use is never the same
+# Over what was measured once: torch also holds what is free in pieces too small to use, and that is never the same. On an
+# H100 two of four engines ran out with half a GiB over what they had taken the time before (1.6 GiB of it in pieces).
+SPARE_GIB = 1.0
 TEMPLATE_TOKENS = 64  # what a chat template puts around a prompt, at most
 MEASURED = "memory.json"
 
@@ -58,7 +60,7 @@ def estimate(
     return Estimate(
         weights,
         tokens * per_token / 2**30,
-        ACTIVATIONS_GIB if activations is None else activations * SPARE,
+        ACTIVATIONS_GIB if activations is None else activations + SPARE_GIB,
     )
 
 
@@ -116,7 +118,9 @@ def keep_within(share_gib: float) -> None:
     """torch refuses this process more than its share: out of memory is it, not whoever is beside it."""
     import torch
 
-    torch.cuda.set_per_process_memory_fraction((share_gib - CONTEXT_GIB) / find_device().total_gib)
+    # Of what CUDA gives out, which is a little less than what nvidia-smi says.
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (share_gib - CONTEXT_GIB) / total))
 
 
 # ------------------------------------------------------------------------------------------------ what was measured
