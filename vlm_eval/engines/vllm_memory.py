@@ -25,8 +25,8 @@ from vlm_eval.provenance import version_of
 
 CONTEXT_GIB = 1.0  # CUDA itself, kernels, cuBLAS, which torch does not count; 0.8 on an H100
 ACTIVATIONS_GIB = 4.5  # the largest batch of prompts, pictures and logits, CUDA graphs; 3.0 to 3.7 for 7B on an H100
-# Over what was measured once: torch also holds what is free in pieces too small to use, and that is never the same. On an
-# H100 two of four engines ran out with half a GiB over what they had taken the time before (1.6 GiB of it in pieces).
+# Over what was measured once: torch also holds what is free in pieces too small to use, and that is never the same. On
+# an H100 two of four engines ran out with half a GiB over what they had taken the time before, 1.6 GiB of it in pieces.
 SPARE_GIB = 1.0
 TEMPLATE_TOKENS = 64  # what a chat template puts around a prompt, at most
 MEASURED = "memory.json"
