@@ -1,6 +1,6 @@
 """What a sweep does, by a script as one writes it by hand: each engine started in turn, the same answers, no scoring.
 
-    python benchmarks/by_hand.py CHECKPOINT ... --images FOLDER --prompt FILE [--repeats 5] [--max-tokens 64]
+    python benchmarks/by_hand.py CHECKPOINT ... --images FILE ... --prompt FILE [--repeats 5] [--max-tokens 64]
         [--engine '{"max_model_len": 8192}']
 
 A line of JSON for each engine, and one with the sum. A process an engine: that alone frees a GPU for the next.
@@ -19,7 +19,7 @@ from pathlib import Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoints", nargs="+")
-    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--images", type=Path, nargs="+", required=True)
     parser.add_argument("--prompt", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=64)
@@ -51,7 +51,7 @@ def answer(checkpoint: str, asked: argparse.Namespace) -> dict[str, float]:
     llm = LLM(model=checkpoint, limit_mm_per_prompt={"image": 1}, enable_prefix_caching=False, seed=0, **asked.engine)
     started = time.monotonic()
     system = asked.prompt.read_text()
-    pictures = [Image.open(file).convert("RGB") for file in sorted(asked.images.iterdir())]
+    pictures = [Image.open(file).convert("RGB") for file in asked.images]
     chats = [
         [
             {"role": "system", "content": system},

@@ -23,7 +23,7 @@ import urllib.request
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, AsyncIterator
+from typing import Any, AsyncIterator, Mapping
 
 from pairs import compare_all, machine
 
@@ -86,9 +86,10 @@ def arguments(asked: argparse.Namespace) -> dict[str, Any]:
     return common
 
 
-def flags(asked: argparse.Namespace) -> list[str]:
+def flags(engine: Mapping[str, Any]) -> list[str]:
+    """Arguments of vLLM as its commands take them."""
     said = []
-    for key, value in arguments(asked).items():
+    for key, value in engine.items():
         option = f"--{key.replace('_', '-')}"
         said += [option if value else f"--no-{option[2:]}"] if isinstance(value, bool) else [option, str(value)]
     return said
@@ -147,7 +148,7 @@ def bench_latency(asked: argparse.Namespace) -> dict[str, float]:
     for at_once in asked.at_once:
         with tempfile.TemporaryDirectory() as folder:
             file, times = Path(folder) / "found.json", str(-(-asked.requests // at_once))
-            bench = [sys.executable, "-c", BENCH.format("latency"), str(vocabulary(asked)), *flags(asked)]
+            bench = [sys.executable, "-c", BENCH.format("latency"), str(vocabulary(asked)), *flags(arguments(asked))]
             bench += ["--input-len", str(asked.input), "--output-len", str(asked.output), "--batch-size", str(at_once)]
             run([*bench, "--num-iters-warmup", times, "--num-iters", times, "--output-json", str(file)])
             found[whole(at_once)] = json.loads(file.read_text())["percentiles"]["50"]
@@ -156,7 +157,7 @@ def bench_latency(asked: argparse.Namespace) -> dict[str, float]:
 
 def bench_serve(asked: argparse.Namespace) -> dict[str, float]:
     server = subprocess.Popen(
-        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(PORT), *flags(asked)],
+        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(PORT), *flags(arguments(asked))],
         env=os.environ | ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -10,14 +10,14 @@ import functools
 import itertools
 import os
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from vlm_eval import checkpoints, images
 from vlm_eval.devices import find_device
-from vlm_eval.engines import vllm_check, vllm_inspect, vllm_loaded, vllm_memory, vllm_memory_table
+from vlm_eval.engines import vllm_check, vllm_inspect, vllm_loaded, vllm_memory, vllm_memory_table, vllm_nan
 from vlm_eval.engines.base import Candidate, Engine, Level, Request, Streaming, first_of_each, with_images
+from vlm_eval.engines.vllm_nan import NanCounter, outer_id
 from vlm_eval.engines.vllm_refusals import refusals, said_in_one_line
 from vlm_eval.provenance import version_of
 from vlm_eval.rows import Answer, Item, Latency
@@ -68,7 +68,7 @@ def environment(config: VllmEngineConfig) -> dict[str, str]:
         # frees a GPU for certain (an in-process engine leaves its weights there after shutdown).
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # else NaN becomes a token like any other, and nobody knows
+        **vllm_nan.ENVIRONMENT,
     }
     if find_device().kind == "cuda":
         return common
@@ -105,7 +105,7 @@ class VllmEngine(Engine):
         self._estimated: Optional[vllm_memory.Estimate] = None
         self._memory_key = ""
         self._counter = itertools.count()
-        self._not_numbers: Counter[str] = Counter()  # NaN among the logits, by the request's id
+        self._nan: Optional[NanCounter] = None
         self._processor: Optional[dict[str, int]] = None  # of the checkpoint, once it is here
 
     def need(self, todo: Sequence[Request]) -> Mapping[str, Any]:
@@ -149,7 +149,7 @@ class VllmEngine(Engine):
         fast, why = self._starts_fast(on_cpu)
         arguments = self._arguments(on_cpu, fast)
         self.llm = LLM(**{**arguments, **self.config.extra})
-        self._count_not_numbers()
+        self._nan = NanCounter(self.llm)
         loaded = vllm_loaded.check_loaded(self.llm, self.quant)
         self._facts = {
             "checkpoint": self.checkpoint,
@@ -280,7 +280,7 @@ class VllmEngine(Engine):
 
     def time_alone(self, requests: Sequence[Request]) -> Iterator[list[Latency]]:
         warm = [self._one(request) for request in requests[: self.config.latency_pass.warmup]]
-        with self._not_counting() if warm and all(x.error is None for x in warm) else contextlib.nullcontext():
+        with self._nan.paused() if warm and all(x.error is None for x in warm) else contextlib.nullcontext():
             for request in requests:
                 yield [self._one(request)]
 
@@ -327,7 +327,7 @@ class VllmEngine(Engine):
         )
         messages = with_images(request.messages, lambda path: image_part(path, picture_id))
         [internal] = self.llm.enqueue_chat([messages], params, use_tqdm=False)
-        return _outer(internal)
+        return outer_id(internal)
 
     def _read(self, request: Request, output: Any) -> Answer:
         answer = output.outputs[0]
@@ -347,34 +347,10 @@ class VllmEngine(Engine):
             resized=self._resized(request, visual),
         )
 
-    def _count_not_numbers(self) -> None:
-        """vLLM counts NaN among each request's logits and tells its statistics alone; this listens on the way."""
-        core = self.llm.llm_engine.engine_core
-        get_output = core.get_output
-
-        def counted() -> Any:
-            outputs = get_output()
-            for one in outputs.outputs:
-                if one.num_nans_in_logits:
-                    self._not_numbers[_outer(one.request_id)] += one.num_nans_in_logits
-            return outputs
-
-        core.get_output = counted
-
-    @contextlib.contextmanager
-    def _not_counting(self) -> Iterator[None]:
-        """Without the count of NaN, which waits for the GPU at every token: production has none. Warm-up and batch
-        count."""
-        self.llm.collective_rpc(_count_in, args=(False,))
-        try:
-            yield
-        finally:
-            self.llm.collective_rpc(_count_in, args=(True,))
-
     def _wrong_with(self, output: Any) -> Optional[str]:
         """Why a finished request has no answer, if it has none."""
         reason = output.outputs[0].finish_reason
-        if count := self._not_numbers.pop(output.request_id, 0):
+        if count := self._nan.take(output.request_id):
             return f"the model's output is not a number: {count} NaN among its logits"
         return None if reason in ("stop", "length") else f"vLLM ended it with {reason}"
 
@@ -405,26 +381,11 @@ def image_part(path: str, picture_id: str) -> dict[str, Any]:
     return {"type": "image_pil", "image_pil": picture(path), "uuid": picture_id}
 
 
-def _count_in(worker: Any, counting: bool) -> None:
-    """In a worker of vLLM: what stands in the module goes before what is read from the environment."""
-    from vllm import envs
-
-    if counting:
-        vars(envs).pop("VLLM_COMPUTE_NANS_IN_LOGITS", None)
-    else:
-        envs.VLLM_COMPUTE_NANS_IN_LOGITS = False
-
-
 @functools.lru_cache(maxsize=64)
 def picture(path: str) -> Any:
     from pathlib import Path
 
     return images.load(Path(path))
-
-
-def _outer(internal: str) -> str:
-    """The request's id as its output carries it: inside, vLLM adds random digits."""
-    return internal.split("-")[0]
 
 
 def _step(engine: Any) -> list[Any]:
