@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import psutil
 from pairs import compare, machine
+from processes import watched
 
 DEMO = Path(__file__).resolve().parent.parent / "vlm_eval" / "demo"
 QUANTS = ("bf16", "gptq8", "gptq4", "awq")
@@ -44,13 +42,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def timed(what: str, command: list[str]) -> float:
-            began = time.monotonic()
-            process = psutil.Popen(command, cwd=folder, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.DEVNULL)
-            while process.poll() is None:
-                peaks[what] = max(peaks.get(what, 0.0), _resident(process) / 2**30)
-                time.sleep(0.5)
-            assert process.returncode == 0, what
-            return time.monotonic() - began
+            seconds, gib = watched(command, folder, {**os.environ, **ENVIRONMENT})
+            peaks[what] = max(peaks.get(what, 0.0), gib)
+            return seconds
 
         def sweep() -> float:
             command = [sys.executable, "-m", "vlm_eval.cli", "-m", "model=demo", f"quant={','.join(QUANTS)}"]
@@ -72,16 +66,6 @@ def screens() -> list[str]:
     """The sweep's own: the folder has more."""
     with open(DEMO / "screen_annotation" / "items.csv", newline="") as file:
         return [str(DEMO / "screen_annotation" / "images" / row["image"]) for row in csv.DictReader(file)]
-
-
-def _resident(process: psutil.Process) -> int:
-    total = 0
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
 
 
 if __name__ == "__main__":
