@@ -23,7 +23,7 @@ from .helpers import REPO, Ended
 LOCKS = REPO / "locks"
 FILES = sorted(file.name for file in LOCKS.glob("*.txt") if file.name not in ("audit_ignored.txt", "licences.txt"))
 CPU, GPU = "cpu-linux-x86_64-py311", "gpu-linux-x86_64-py312"
-OPTIONAL = ("grammar", "bleurt", "similarity", "slurm", "server")
+OPTIONAL = ("grammar", "bleurt", "similarity", "slurm", "ray", "server")
 EXTRAS = {CPU: ("cpu", *OPTIONAL, "dev"), GPU: ("gpu", *OPTIONAL)}
 BAD = "badpkg==1.0\n"
 

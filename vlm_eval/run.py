@@ -26,7 +26,7 @@ from vlm_eval.load import measure_load
 from vlm_eval.progress import Reporter
 from vlm_eval.provenance import environment_facts, inputs_hash
 from vlm_eval.rows import Item
-from vlm_eval.scheduling.parent import end_with_parent
+from vlm_eval.scheduling.parent import end_with_parent, is_orphan
 from vlm_eval.scoring import score
 from vlm_eval.signals import STOPPED
 from vlm_eval.store import RunFolder, lock_alone
@@ -127,6 +127,8 @@ def main(run_dir: str) -> int:
 def end(code: int) -> NoReturn:
     """Threads of torch and vLLM can hang in their exit handlers; everything is on the disk already."""
     sys.stdout.flush()
+    if is_orphan():  # nobody is left to end what this process has started
+        os.killpg(0, signal.SIGKILL)
     os._exit(code)
 
 

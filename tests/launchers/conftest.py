@@ -8,11 +8,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
+
+from ..helpers import REPO
 
 CONF = Path(__file__).with_name("slurm.conf")
 
@@ -78,3 +81,27 @@ def until(reached, what: str, seconds: float = 40) -> None:
     while not reached():
         assert time.monotonic() < end, f"not after {seconds:g} s: {what}"
         time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def ray_head():
+    """A cluster of this machine alone, with 2 CPUs and no GPU: its address."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # a short path: sockets lie in it
+    port = free_port()
+    # In a process group of its own, without what tests set; the runs' processes look for our modules.
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=2", "--block"]
+    command += ["--num-gpus=0", "--include-dashboard=false", f"--temp-dir={folder}", "--disable-usage-stats"]
+    with open(folder / "head.out", "ab") as out:
+        head = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+    try:
+        until(lambda: "Ray runtime started" in (folder / "head.out").read_text(), "the head is there")
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        try:
+            head.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+        shutil.rmtree(folder, ignore_errors=True)

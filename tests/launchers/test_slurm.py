@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 
-from vlm_eval.store import RunFolder, read_json
-
-from ..helpers import FAULTY, QUICK, REPO, VLM_EVAL, hear_ctrl_c, make_data
+from ..helpers import make_data
 from .conftest import until
+from .sweep import CANARY, LaunchedSweep, ended, keys, states
 
 pytestmark = pytest.mark.needs("slurmctld", "slurmd", "sbatch", "munge")
 SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=0", "hydra.launcher.mem_gb=null")
 SLURM += ("hydra.launcher.cpus_per_task=1",)
-CANARY = "canary-7f3a9e5c1d"
 
 
-class Sweep:
-    """One in a process of its own: the command line, as a person types it on a login node."""
-
-    def __init__(self, folder: Path, data: Path, *overrides: str):
-        self.folder = folder / "sweep"
-        point = ("task=vqa", f"task.data.root={data}", "task.repeats=2", f"hydra.sweep.dir={self.folder}")
-        self.command = [VLM_EVAL, "-m", *FAULTY, *QUICK, *SLURM, *point, *overrides]
-        self.log, self.cwd = folder / "engine.log", folder
-
-    def start(self, *more: str) -> subprocess.Popen:
-        environment = {**os.environ, "PYTHONPATH": str(REPO), "FAULTY_ENGINE_LOG": str(self.log)}
-        return subprocess.Popen(
-            [*self.command, *more],
-            cwd=self.cwd,
-            env={**environment, "OPENAI_API_KEY": CANARY},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=hear_ctrl_c,
-        )
-
-    def run(self, *more: str) -> tuple[int, str, str]:
-        return ended(self.start(*more))
-
-    def runs(self) -> list[RunFolder]:
-        return [RunFolder(self.folder / p["folder"]) for p in read_json(self.folder / "sweep.json")["points"]]
-
-    def answered(self) -> int:
-        return sum(line.startswith("answer ") for line in self.log.read_text().splitlines()) if self.log.exists() else 0
-
-
-def ended(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=45)
-    assert "Traceback" not in err, err
-    return process.returncode, out, err
+class Sweep(LaunchedSweep):
+    launcher = SLURM
 
 
 def job_of(sweep: Sweep) -> str:
@@ -66,15 +28,6 @@ def job_of(sweep: Sweep) -> str:
 
 def queue(job: str) -> str:
     return subprocess.run(["squeue", "--noheader", f"--jobs={job}"], capture_output=True, text=True).stdout
-
-
-def states(sweep: Sweep) -> list[str]:
-    with open(sweep.folder / "comparison.csv", encoding="utf-8", newline="") as rows:
-        return [row["state"] for row in csv.DictReader(rows)]
-
-
-def keys(run: RunFolder) -> Iterator[tuple[str, int]]:
-    return sorted((a.item_id, a.repeat) for a in run.read("answers"))
 
 
 @pytest.fixture

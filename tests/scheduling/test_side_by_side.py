@@ -43,10 +43,11 @@ def overlap(lines: list[str]) -> bool:
 
 
 TWO = ("engine.mode=ok,one_bad", "engine.delay_s=0.5", "engine.cards=1")
+TWO_SLOW = (TWO[0], "engine.delay_s=2", TWO[2])  # the second process has that long to come, on a busy machine too
 
 
 def test_engines_that_fit_one_card_work_at_the_same_time(sweep):
-    ended, lines, runs = sweep(*TWO, "engine.gib=30", "hydra.launcher.cards=[80]")
+    ended, lines, runs = sweep(*TWO_SLOW, "engine.gib=30", "hydra.launcher.cards=[80]")
     assert ended.code == 0 and ended.out.splitlines()[-1] == "2 of 2 runs ok"
     assert overlap(lines)
     assert {line for line in lines if line.startswith("cards")} == {"cards ok 0 30.0", "cards one_bad 0 30.0"}
@@ -60,7 +61,7 @@ def test_engines_that_do_not_fit_work_one_after_the_other(sweep, more):
 
 
 def test_each_engine_sees_its_own_card(sweep):
-    ended, lines, _ = sweep(*TWO, "engine.gib=50", "hydra.launcher.cards=[80,80]")
+    ended, lines, _ = sweep(*TWO_SLOW, "engine.gib=50", "hydra.launcher.cards=[80,80]")
     assert ended.code == 0 and overlap(lines)
     assert sorted(line.split()[2] for line in lines if line.startswith("cards")) == ["0", "1"]
 

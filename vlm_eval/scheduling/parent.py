@@ -17,7 +17,11 @@ def end_with_parent() -> bool:
     Whether there is one that is told of the progress, and answers; not where a person starts a run's module."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    parent = os.environ.get(NAMED)
-    if parent and int(parent) != os.getppid():  # it died before that
+    if is_orphan():  # it died before that
         os._exit(128 + signal.SIGTERM)
-    return bool(parent)
+    return NAMED in os.environ
+
+
+def is_orphan() -> bool:
+    """Whether the process that this one was started by, and leads a group of its own for, is gone."""
+    return NAMED in os.environ and int(os.environ[NAMED]) != os.getppid()

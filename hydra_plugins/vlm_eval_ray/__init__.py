@@ -1,0 +1,32 @@
+"""Hydra's launcher for a Ray cluster.
+
+Hydra loads launchers only from the `hydra_plugins` namespace; the work itself is in vlm_eval.ray_cluster.
+"""
+
+from typing import Any, Sequence
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn
+
+
+class VlmEvalRayLauncher(BasicLauncher):
+    """Composes each job as Hydra's own launcher does, and makes a task of it where that one would run it."""
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__()
+        self.params = params
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        from vlm_eval import ray_cluster
+
+        ray_cluster.check_there(self.params)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from vlm_eval.ray_cluster import Tasks
+
+        with Tasks(self.params) as tasks:
+            self.task_function = tasks.begin
+            for number, overrides in enumerate(job_overrides, start=initial_job_idx):
+                super().launch([overrides], number)
+        return []

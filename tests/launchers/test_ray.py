@@ -1,0 +1,110 @@
+"""hydra/launcher=ray on a real Ray head: points, failures, a killed worker, Ctrl-C, and what no cluster can grant."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ..helpers import make_data
+from .conftest import free_port, until
+from .sweep import CANARY, LaunchedSweep, ended, keys, states
+
+WHOLE = [(item, repeat) for item in "abc" for repeat in (0, 1)]
+
+
+class Sweep(LaunchedSweep):
+    launcher = ("hydra/launcher=ray", "hydra.launcher.num_gpus=0", "hydra.launcher.num_cpus=1")
+    launcher += ("hydra.launcher.env=[FAULTY_ENGINE_LOG,OPENAI_API_KEY]",)
+
+    def __init__(self, address: str, folder: Path, data: Path, *overrides: str):
+        super().__init__(folder, data, f"hydra.launcher.address={address}", *overrides)
+
+    def processes(self) -> list[psutil.Process]:
+        """Of its runs, wherever they were started."""
+        return [p for p in psutil.process_iter() if str(self.folder) in " ".join(_command(p))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline() if "vlm_eval.run" in process.cmdline() else []
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return make_data(tmp_path / "data", 3)
+
+
+def test_points_run_as_tasks_and_one_that_fails_makes_exit_code_1(ray_head, tmp_path, data):
+    sweep = Sweep(ray_head, tmp_path, data, "engine.mode=ok,raise,one_bad")
+    code, out, err = sweep.run()
+    assert code == 1, err
+    assert [r.status()["state"] for r in sweep.runs()] == ["ok", "failed", "ok"] == states(sweep), err
+    assert "the engine broke" in sweep.runs()[1].status()["error"]
+    assert "2 of 3 runs ok" in out and "3 of 3" in err
+    assert not [p for p in sweep.folder.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
+    sessions = [p for p in Path("/tmp").glob("ray-*/session_*/logs/*") if p.is_file()]
+    assert sessions and not [p for p in sessions if CANARY.encode() in p.read_bytes()]
+
+
+def test_a_killed_worker_s_run_goes_on_in_another(ray_head, tmp_path, data):
+    sweep = Sweep(ray_head, tmp_path, data, "engine.mode=hang", "engine.after=4")
+    process = sweep.start()
+    until(lambda: sweep.answered() == 4, "it hangs")
+    [run] = sweep.processes()
+    run.parent().kill()  # Ray's worker
+    code, out, err = ended(process)  # 2 answers are left, it does not come to the hanging one
+    assert code == 0, err
+    assert keys(sweep.runs()[0]) == WHOLE and sweep.answered() == 6
+    assert not run.is_running()
+
+
+def test_a_worker_that_dies_too_often_is_told(ray_head, tmp_path, data):
+    sweep = Sweep(ray_head, tmp_path, data, "engine.mode=hang", "engine.after=2", "hydra.launcher.max_retries=1")
+    process = sweep.start()
+    for answers in (2, 4):
+        until(lambda wanted=answers: sweep.answered() == wanted, "it hangs")
+        [run] = sweep.processes()
+        run.parent().kill()
+    code, out, err = ended(process)
+    status = sweep.runs()[0].status()
+    assert code == 1 and status["state"] == "interrupted", err
+    assert "its Ray worker or node died, in 2 of 2 attempts" in status["error"]
+    assert len(keys(sweep.runs()[0])) == 4
+
+
+def test_ctrl_c_ends_the_runs_and_a_resume_goes_on(ray_head, tmp_path, data):
+    sweep = Sweep(ray_head, tmp_path, data, "engine.mode=hang,ok", "engine.after=4", "hydra.launcher.num_cpus=2")
+    process = sweep.start()
+    until(lambda: sweep.answered() == 4, "the first run hangs")
+    [run] = sweep.processes()
+    with_children = [run, *run.children(recursive=True)]
+    process.send_signal(signal.SIGINT)
+    code, out, err = ended(process)
+    assert code == 130 and "this goes on with it" in out, (out, err)
+    until(
+        lambda: not any(p.is_running() and p.status() != "zombie" for p in with_children), "its processes are gone", 10
+    )
+    assert sweep.runs()[0].status()["state"] == "interrupted" and len(keys(sweep.runs()[0])) == 4
+    code, _, err = sweep.run(f"sweep.resume={sweep.folder}")
+    assert code == 0, err
+    assert [keys(run) for run in sweep.runs()] == [WHOLE, WHOLE] and sweep.answered() == 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("hydra.launcher.num_gpus=1",), "no node has the 1 GPUs and 1 CPUs of a run"),
+        (("hydra.launcher.address=127.0.0.1:{port}",), "no head at 127.0.0.1:{port} (Connection refused"),
+        (("hydra.launcher.address=null",), "HOST:PORT of the head"),
+    ],
+)
+def test_what_cannot_be_is_one_line(overrides, said, ray_head, tmp_path, data):
+    port = free_port()
+    sweep = Sweep(ray_head, tmp_path, data, *(o.format(port=port) for o in overrides))
+    code, _, err = sweep.run()
+    assert code == 2 and len(err.splitlines()) == 1 and said.format(port=port) in err, err

@@ -1,0 +1,197 @@
+"""Runs as tasks of a Ray cluster: each goes on where it was when its worker or its node is lost.
+
+Points are composed here, as on one machine, and a task is handed what came of it. Ray chooses the node and the cards;
+the run itself is a process of its own there too, which ends with its worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+from omegaconf import DictConfig
+
+from vlm_eval import config as configs
+from vlm_eval import secrets, signals
+from vlm_eval.errors import BadInput, one_line
+from vlm_eval.job import Job
+from vlm_eval.launch import STOP_WITHIN_S, failed, stop_all
+from vlm_eval.store import RunFolder, is_locked
+
+NAME = "hydra/launcher=ray"
+POLL_S = 1.0
+HEAD_WITHIN_S = 5.0
+FREE_WITHIN_S = 4 * STOP_WITHIN_S  # until the process of an attempt before has ended
+
+# --------------------------------------------------------------------------------------- where the command was typed
+
+
+def check_there(params: Mapping[str, Any]) -> None:
+    """BadInput where there is no Ray, or no head that answers."""
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise BadInput(f"{NAME}: not installed; pip install 'vlm-eval[ray]'") from None
+    address = params["address"]
+    host, colon, port = (address or "").rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise BadInput(f"{NAME}: hydra.launcher.address={address}: HOST:PORT of the head (or set RAY_ADDRESS)")
+    try:
+        socket.create_connection((host, int(port)), HEAD_WITHIN_S).close()
+    except OSError as error:
+        raise BadInput(
+            f"{NAME}: no head at {address} ({error.strerror or error}); ray start --head --port={port}"
+        ) from error
+
+
+class Tasks:
+    """Context manager around the composing of all jobs; its end waits for all tasks."""
+
+    def __init__(self, params: Mapping[str, Any]):
+        self._params = params
+        self._variables = {name: os.environ[name] for name in params["env"] if name in os.environ}
+        self._jobs: dict[Any, Job] = {}
+        self._ended = 0
+
+    def __enter__(self) -> "Tasks":
+        import ray
+
+        with _own_signals():
+            try:
+                os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+                ray.init(self._params["address"], logging_level=logging.ERROR, log_to_driver=False)
+            except Exception as error:  # of many kinds: this machine is no node of the cluster, another version
+                raise BadInput(f"{NAME}: {one_line(error)}") from error
+        self._check_granted(ray.nodes())
+        return self
+
+    def _check_granted(self, nodes: list[dict[str, Any]]) -> None:
+        wanted = {"GPU": self._params["num_gpus"], "CPU": self._params["num_cpus"]}
+        there = [{name: node["Resources"].get(name, 0) for name in wanted} for node in nodes if node["Alive"]]
+        if not any(all(node[name] >= number for name, number in wanted.items()) for node in there):
+            have = "; ".join(f"{node['GPU']:g} and {node['CPU']:g}" for node in there)
+            raise BadInput(
+                f"{NAME}: no node has the {wanted['GPU']:g} GPUs and {wanted['CPU']:g} CPUs of a run "
+                f"(hydra.launcher.num_gpus, num_cpus); there are nodes with {have}"
+            )
+
+    def begin(self, cfg: DictConfig) -> None:
+        """Hydra's task function: a task for the run that it stands for."""
+        import ray
+
+        job = Job.current(cfg)
+        task = ray.remote(work).options(
+            name=job.run_dir.name,
+            num_gpus=self._params["num_gpus"],
+            num_cpus=self._params["num_cpus"],
+            max_retries=self._params["max_retries"],
+        )
+        self._jobs[task.remote(job, self._variables)] = job
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        import ray
+
+        try:
+            if kind is None:
+                print(f"vlm-eval: Ray at {self._params['address']}: {len(self._jobs)} runs", file=sys.stderr)
+                self._wait()
+        finally:
+            self._cancel()  # after Ctrl-C or SIGTERM: no run outlives its sweep
+            ray.shutdown()
+
+    def _wait(self) -> None:
+        import ray
+
+        total = len(self._jobs)
+        while self._jobs:
+            ended, _ = ray.wait(list(self._jobs), timeout=POLL_S)
+            for task in ended:
+                job = self._jobs.pop(task)
+                status = self._how_it_ended(task, RunFolder(job.run_dir))
+                self._ended += 1
+                print(f"{job.label}  {status.get('state')}, {self._ended} of {total}", file=sys.stderr)
+
+    def _how_it_ended(self, task: Any, folder: RunFolder) -> dict[str, Any]:
+        """The run's own word; what became of its task, where that ended before it could say one."""
+        import ray
+
+        try:
+            return ray.get(task)
+        except ray.exceptions.RayError as error:
+            tries = self._params["max_retries"] + 1
+            died = isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError))
+            why = f"its Ray worker or node died, in {tries} of {tries} attempts" if died else one_line(error)
+            status = folder.status()
+            if status.get("state") in ("ok", "failed"):
+                return status
+            return failed(folder, status.get("stage") or "start", f"its Ray task ended: {why}", "interrupted")
+
+    def _cancel(self) -> None:
+        import ray
+
+        for by_force in (False, True):  # asked to, a worker stops its run with all that it started
+            for task in self._jobs:
+                ray.cancel(task, force=by_force)
+            until = time.monotonic() + STOP_WITHIN_S / 2
+            while (left := self._at_work()) and time.monotonic() < until:
+                time.sleep(0.1)
+            if not left:
+                break
+        for job in self._jobs.values():
+            if (folder := RunFolder(job.run_dir)).status().get("state") == "running":
+                failed(folder, folder.status()["stage"] or "start", signals.STOPPED, "interrupted")
+
+    def _at_work(self) -> bool:
+        return any(is_locked(job.run_dir / "run.log") for job in self._jobs.values())
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray's init takes SIGTERM for itself."""
+    before = {number: signal.getsignal(number) for number in signals.HEARD}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# ---------------------------------------------------------------------------------------------- in a task's own process
+
+
+def work(job: Job, variables: Mapping[str, str]) -> dict[str, Any]:
+    """status.json of a run, at its end. `variables` go into its environment, beside those of the node."""
+    configs.register_resolvers()
+    _until_free(job.run_dir)
+    before, found = dict(os.environ), []
+    os.environ.update(variables)
+    # In a thread: Ray's cancel only marks the main one, which must be at work in Python to see it.
+    thread = threading.Thread(target=lambda: found.append(job.run()), daemon=True)
+    try:
+        with secrets.masked_output():
+            thread.start()
+            while thread.is_alive():
+                thread.join(POLL_S / 5)
+    except BaseException:
+        stop_all()
+        thread.join(STOP_WITHIN_S)
+        raise
+    finally:  # the next task in this process may be another sweep's
+        os.environ.clear()
+        os.environ.update(before)
+    return found[0]
+
+
+def _until_free(run_dir: Path) -> None:
+    """An attempt before this one was killed with its worker, and its run's process may still be ending."""
+    until = time.monotonic() + FREE_WITHIN_S
+    while is_locked(run_dir / "run.log") and time.monotonic() < until:
+        time.sleep(0.2)
