@@ -96,6 +96,7 @@ def killed_both(sweep: SmallSweep) -> None:
     """As when the power fails: nobody has a last word."""
     generating(sweep)
     child = sweep.child()
+    child.suspend()  # else it may hear of the sweep's end first, and say so
     sweep.process.kill()
     child.kill()
 
