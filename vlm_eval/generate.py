@@ -159,8 +159,8 @@ def _spent(before: Optional[float], after: Optional[float], answers: int) -> Spe
 def _energy(stage: str, before: Mapping[str, Any], spent: Spent) -> dict[str, Any]:
     """Of all attempts at this run; nothing where it was never measured."""
     known = {"energy_j": f"{stage}_energy_j", "answers": f"{stage}_energy_answers"}
-    joules = before.get(known["energy_j"], 0.0) + spent[0]
-    answers = before.get(known["answers"], 0) + spent[1]
+    joules = (before.get(known["energy_j"]) or 0.0) + spent[0]  # None where answers were replayed
+    answers = (before.get(known["answers"]) or 0) + spent[1]
     return {known["energy_j"]: round(joules, 3), known["answers"]: answers} if answers else {}
 
 
