@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from vlm_eval import resources
+from vlm_eval.generate import _energy, _spent
 from vlm_eval.reasons import Reason
 from vlm_eval.resources import ResourceWatch
 
@@ -120,3 +121,11 @@ def test_a_reason_can_be_copied():
     why = Reason("may_be_worse", worse=0.1, margin=0.05)
     for copied in (copy.deepcopy(why), pickle.loads(pickle.dumps(why))):
         assert copied == why and (copied.rule, copied.words) == (why.rule, why.words)
+
+
+def test_energy_adds_up_over_attempts_and_none_is_none():
+    nothing = {"alone_energy_j": None, "alone_energy_answers": None}  # of a replayed run
+    assert _energy("alone", nothing, _spent(None, None, 3)) == {}
+    before = _energy("batch", {}, _spent(100.0, 110.0, 2))
+    assert before == {"batch_energy_j": 10.0, "batch_energy_answers": 2}
+    assert _energy("batch", before, _spent(5.0, 8.5, 3)) == {"batch_energy_j": 13.5, "batch_energy_answers": 5}
