@@ -34,7 +34,7 @@ def needed_parts(item: pytest.Item) -> list[str]:
 
 # Minutes each: begun first, so that at the end no worker is left alone with one of them.
 LONG_FILES = {"test_campaign.py", "test_kills.py", "test_soak.py", "test_canaries.py", "test_load.py", "test_slurm.py"}
-LONG_FILES |= {"test_ray.py", "test_parallel.py"}
+LONG_FILES |= {"test_ray.py", "test_parallel.py", "test_mlflow_server.py"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes tests away: a misspelt part shows at once, not when it is CI's turn
