@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import csv
 import json
 import os
 import socket
@@ -38,10 +37,11 @@ from typing import Any
 from load import ENVIRONMENT, flags, run, wait_for
 from openai import OpenAI
 from pairs import compare_all, machine
+from sweep import screens
 
 from vlm_eval import paths
 
-MODEL, SCREENS = paths.demo("models/bf16"), Path(paths.demo("screen_annotation"))
+MODEL = paths.demo("models/bf16")
 SYSTEM = paths.prompt("screen_annotation.ru.txt")
 TOKENS, TEMPERATURE, TOP_P = 64, 0.1, 1.0
 # What vlm_eval.engines.vllm sets on a CPU: a server or a peer that is given it as well differs by its way alone. So is
@@ -90,8 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--lmms-eval-python", type=os.path.abspath, help="without it, it is not measured")
     asked = parser.parse_args()
-    with (SCREENS / "items.csv").open(newline="") as file:
-        pictures = [SCREENS / "images" / row["image"] for row in csv.DictReader(file) for _ in range(asked.repeats)]
+    pictures = [Path(screen) for screen in screens() for _ in range(asked.repeats)]
     ways = {"ours": partial(ours, asked.repeats), "served": partial(served, pictures)}
     pythons = {"here": sys.executable}
     if asked.lmms_eval_python:

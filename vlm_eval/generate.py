@@ -91,6 +91,7 @@ def _with_engine(
     engine.answers = len(requests)
     granted = report.ask("start engine", **engine.need(todo))
     engine.share_gib = granted.get("gib")
+    shared = engine.share_gib is not None
     with ResourceWatch(lambda sample: folder.append("system", [sample])) as used:
         report("start engine")
         facts = engine.start()
@@ -101,15 +102,14 @@ def _with_engine(
             facts |= _energy("alone", before, spent)
             if todo:
                 report.ask("generate")
-                began = _energy_of(engine, shared=engine.share_gib is not None)
+                began = _energy_of(engine, shared)
                 answer_all(engine, todo, wanted, folder, report, done)
-                ended = _energy_of(engine, shared=engine.share_gib is not None)
-                facts |= _energy("batch", before, _spent(began, ended, len(todo)))
+                facts |= _energy("batch", before, _spent(began, _energy_of(engine, shared), len(todo)))
             facts |= engine.peaks()
         finally:
             stop(engine)
     measured = _throughput(folder.read("answers"))
-    folder.provenance(engine={**before, **measured, **_peaks(used, before, engine.share_gib is not None), **facts})
+    folder.provenance(engine={**before, **measured, **_peaks(used, before, shared), **facts})
     return granted
 
 
@@ -158,10 +158,9 @@ def _spent(before: Optional[float], after: Optional[float], answers: int) -> Spe
 
 def _energy(stage: str, before: Mapping[str, Any], spent: Spent) -> dict[str, Any]:
     """Of all attempts at this run; nothing where it was never measured."""
-    known = {"energy_j": f"{stage}_energy_j", "answers": f"{stage}_energy_answers"}
-    joules = (before.get(known["energy_j"]) or 0.0) + spent[0]  # None where answers were replayed
-    answers = (before.get(known["answers"]) or 0) + spent[1]
-    return {known["energy_j"]: round(joules, 3), known["answers"]: answers} if answers else {}
+    names = (f"{stage}_energy_j", f"{stage}_energy_answers")
+    joules, answers = ((before.get(name) or 0) + new for name, new in zip(names, spent))  # None: it was replayed
+    return dict(zip(names, (round(joules, 3), answers))) if answers else {}
 
 
 def requests_of(cfg: DictConfig, task: Task, items: dict[str, Item], repeats: Sequence[int]) -> list[Request]:

@@ -58,8 +58,8 @@ class Tasks:
     def __init__(self, params: Mapping[str, Any]):
         self._params = params
         self._variables = {name: os.environ[name] for name in params["env"] if name in os.environ}
-        self._jobs: dict[Any, Job] = {}
-        self._ended = 0
+        self._jobs: dict[Any, Job] = {}  # those that have not ended
+        self._task: Any = None
 
     def __enter__(self) -> "Tasks":
         import ray
@@ -71,6 +71,8 @@ class Tasks:
             except Exception as error:  # of many kinds: this machine is no node of the cluster, another version
                 raise BadInput(f"{NAME}: {one_line(error)}") from error
         self._check_granted(ray.nodes())
+        granted = {name: self._params[name] for name in ("num_gpus", "num_cpus", "max_retries")}
+        self._task = ray.remote(**granted)(work)
         return self
 
     def _check_granted(self, nodes: list[dict[str, Any]]) -> None:
@@ -85,16 +87,8 @@ class Tasks:
 
     def begin(self, cfg: DictConfig) -> None:
         """Hydra's task function: a task for the run that it stands for."""
-        import ray
-
         job = Job.current(cfg)
-        task = ray.remote(work).options(
-            name=job.run_dir.name,
-            num_gpus=self._params["num_gpus"],
-            num_cpus=self._params["num_cpus"],
-            max_retries=self._params["max_retries"],
-        )
-        self._jobs[task.remote(job, self._variables)] = job
+        self._jobs[self._task.options(name=job.run_dir.name).remote(job, self._variables)] = job
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         import ray
@@ -116,8 +110,7 @@ class Tasks:
             for task in ended:
                 job = self._jobs.pop(task)
                 status = self._how_it_ended(task, RunFolder(job.run_dir))
-                self._ended += 1
-                print(f"{job.label}  {status.get('state')}, {self._ended} of {total}", file=sys.stderr)
+                print(f"{job.label}  {status.get('state')}, {total - len(self._jobs)} of {total}", file=sys.stderr)
 
     def _how_it_ended(self, task: Any, folder: RunFolder) -> dict[str, Any]:
         """The run's own word; what became of its task, where that ended before it could say one."""
@@ -146,8 +139,9 @@ class Tasks:
             if not left:
                 break
         for job in self._jobs.values():
-            if (folder := RunFolder(job.run_dir)).status().get("state") == "running":
-                failed(folder, folder.status()["stage"] or "start", signals.STOPPED, "interrupted")
+            folder = RunFolder(job.run_dir)
+            if (status := folder.status()).get("state") == "running":
+                failed(folder, status["stage"] or "start", signals.STOPPED, "interrupted")
 
     def _at_work(self) -> bool:
         return any(is_locked(job.run_dir / "run.log") for job in self._jobs.values())

@@ -3,15 +3,24 @@
 Hydra loads launchers only from the `hydra_plugins` namespace; the work itself is in vlm_eval.scheduling.
 """
 
-from typing import List, Optional, Sequence
+from typing import Callable, List, Optional, Sequence
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
+from omegaconf import DictConfig
 
 
-class LocalGpusLauncher(BasicLauncher):
+class BeginningLauncher(BasicLauncher):
     """Composes each job as Hydra's own launcher does, and begins it where that one would wait for its end."""
 
+    def compose(self, points: Sequence[Sequence[str]], first: int, begin: Callable[[DictConfig], None]) -> None:
+        self.task_function = begin
+        # One by one: what Hydra returns of a job holds two copies of its config, 0.15 MB, and nobody wants it.
+        for number, overrides in enumerate(points, start=first):
+            super().launch([overrides], number)
+
+
+class LocalGpusLauncher(BeginningLauncher):
     def __init__(self, cards: Optional[List[float]] = None, scoring: int = 1) -> None:
         super().__init__()
         self.cards, self.scoring = cards, scoring
@@ -20,8 +29,5 @@ class LocalGpusLauncher(BasicLauncher):
         from vlm_eval.scheduling.side_by_side import SideBySide
 
         with SideBySide(self.cards, self.config.sweep.prefetch, self.scoring, len(job_overrides)) as runs:
-            self.task_function = runs.begin
-            # One by one: what Hydra returns of a job holds two copies of its config, 0.15 MB, and nobody wants it.
-            for number, overrides in enumerate(job_overrides, start=initial_job_idx):
-                super().launch([overrides], number)
+            self.compose(job_overrides, initial_job_idx, runs.begin)
         return []

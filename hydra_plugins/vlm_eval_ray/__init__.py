@@ -5,13 +5,12 @@ Hydra loads launchers only from the `hydra_plugins` namespace; the work itself i
 
 from typing import Any, Sequence
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
 
+from hydra_plugins.vlm_eval_launcher import BeginningLauncher
 
-class VlmEvalRayLauncher(BasicLauncher):
-    """Composes each job as Hydra's own launcher does, and makes a task of it where that one would run it."""
 
+class VlmEvalRayLauncher(BeginningLauncher):
     def __init__(self, **params: Any) -> None:
         super().__init__()
         self.params = params
@@ -26,7 +25,5 @@ class VlmEvalRayLauncher(BasicLauncher):
         from vlm_eval.ray_cluster import Tasks
 
         with Tasks(self.params) as tasks:
-            self.task_function = tasks.begin
-            for number, overrides in enumerate(job_overrides, start=initial_job_idx):
-                super().launch([overrides], number)
+            self.compose(job_overrides, initial_job_idx, tasks.begin)
         return []

@@ -66,14 +66,19 @@ def slurm():
             subprocess.run(["scancel", "--state=RUNNING", f"--user={getpass.getuser()}"], timeout=20)
     finally:
         for daemon in reversed(daemons):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(daemon.pid, signal.SIGTERM)
-            try:
-                daemon.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(daemon.pid, signal.SIGKILL)
-                daemon.wait()
+            end(daemon, 10)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def end(daemon: subprocess.Popen, seconds: float) -> None:
+    """The process and its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(daemon.pid, signal.SIGTERM)
+    try:
+        daemon.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(daemon.pid, signal.SIGKILL)
+        daemon.wait()
 
 
 def until(reached, what: str, seconds: float = 40) -> None:
@@ -98,10 +103,5 @@ def ray_head():
         until(lambda: "Ray runtime started" in (folder / "head.out").read_text(), "the head is there")
         yield f"127.0.0.1:{port}"
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        try:
-            head.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait()
+        end(head, 20)
         shutil.rmtree(folder, ignore_errors=True)

@@ -29,7 +29,7 @@ class Sweep(LaunchedSweep):
 
 def _command(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline() if "vlm_eval.run" in process.cmdline() else []
+        return command if "vlm_eval.run" in (command := process.cmdline()) else []
     except psutil.Error:
         return []
 
