@@ -496,7 +496,7 @@ def hub(checkpoint):
 def test_a_checkpoint_of_the_hub_is_fetched_once_and_scores_as_the_folder(hub, checkpoint, tmp_path):
     wanted = scores_of(checkpoint, [("Код", "Вход")])[0]["bleurt"]
     why, _, [scored, unanswered], sha = on_hub(tmp_path, HF_ENDPOINT=hub[1])
-    assert why is None and scored["bleurt"] == pytest.approx(wanted, abs=1e-6) and unanswered == "no answer"
+    assert why is None and scored["bleurt"] == pytest.approx(wanted, abs=1e-5) and unanswered == "no answer"
     # Now it is in the cache: neither a dead Hub nor a forbidden one keeps it from scoring.
     assert on_hub(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")[2:] == [[scored, unanswered], sha]
     assert on_hub(tmp_path, then="", HF_HUB_OFFLINE="1")[0] is None
