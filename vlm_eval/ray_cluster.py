@@ -13,9 +13,10 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Optional
 
 from omegaconf import DictConfig
 
@@ -29,6 +30,7 @@ from vlm_eval.store import RunFolder, is_locked
 NAME = "hydra/launcher=ray"
 POLL_S = 1.0
 HEAD_WITHIN_S = 5.0
+PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"  # Ray's: how long a head may be away
 FREE_WITHIN_S = 4 * STOP_WITHIN_S  # until the process of an attempt before has ended
 
 # --------------------------------------------------------------------------------------- where the command was typed
@@ -44,12 +46,17 @@ def check_there(params: Mapping[str, Any]) -> None:
     host, colon, port = (address or "").rpartition(":")
     if not (colon and host and port.isdigit()):
         raise BadInput(f"{NAME}: hydra.launcher.address={address}: HOST:PORT of the head (or set RAY_ADDRESS)")
+    if why := _why_no_head(address):
+        raise BadInput(f"{NAME}: no head at {address} ({why}); ray start --head --port={port}")
+
+
+def _why_no_head(address: str) -> Optional[str]:
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), HEAD_WITHIN_S).close()
     except OSError as error:
-        raise BadInput(
-            f"{NAME}: no head at {address} ({error.strerror or error}); ray start --head --port={port}"
-        ) from error
+        return error.strerror or str(error)
+    return None
 
 
 class Tasks:
@@ -60,6 +67,8 @@ class Tasks:
         self._variables = {name: os.environ[name] for name in params["env"] if name in os.environ}
         self._jobs: dict[Any, Job] = {}  # those that have not ended
         self._task: Any = None
+        self._stopped_by = signals.STOPPED
+        self._patience_s = float(os.environ.get(PATIENCE, 60))
 
     def __enter__(self) -> "Tasks":
         import ray
@@ -67,6 +76,7 @@ class Tasks:
         with _own_signals():
             try:
                 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+                os.environ[PATIENCE] = "1000000"  # after it Ray ends this process, before it could compare its runs
                 ray.init(self._params["address"], logging_level=logging.ERROR, log_to_driver=False)
             except Exception as error:  # of many kinds: this machine is no node of the cluster, another version
                 raise BadInput(f"{NAME}: {one_line(error)}") from error
@@ -98,15 +108,21 @@ class Tasks:
                 print(f"vlm-eval: Ray at {self._params['address']}: {len(self._jobs)} runs", file=sys.stderr)
                 self._wait()
         finally:
-            self._cancel()  # after Ctrl-C or SIGTERM: no run outlives its sweep
+            self._cancel()  # after Ctrl-C, SIGTERM or a lost head: no run outlives its sweep
             ray.shutdown()
 
     def _wait(self) -> None:
         import ray
 
-        total = len(self._jobs)
+        total, seen = len(self._jobs), time.monotonic()
         while self._jobs:
             ended, _ = ray.wait(list(self._jobs), timeout=POLL_S)
+            if not (why := _why_no_head(self._params["address"])):
+                seen = time.monotonic()
+            elif time.monotonic() - seen > self._patience_s:
+                self._stopped_by = f"the Ray head at {self._params['address']} was lost: {why}"
+                print(f"vlm-eval: {self._stopped_by}", file=sys.stderr)
+                return
             for task in ended:
                 job = self._jobs.pop(task)
                 status = self._how_it_ended(task, RunFolder(job.run_dir))
@@ -140,8 +156,8 @@ class Tasks:
                 break
         for job in self._jobs.values():
             folder = RunFolder(job.run_dir)
-            if (status := folder.status()).get("state") == "running":
-                failed(folder, status["stage"] or "start", signals.STOPPED, "interrupted")
+            if (status := folder.status()).get("state") not in ("ok", "failed"):
+                failed(folder, status.get("stage") or "start", self._stopped_by, "interrupted")
 
     def _at_work(self) -> bool:
         return any(is_locked(job.run_dir / "run.log") for job in self._jobs.values())
@@ -165,10 +181,10 @@ def work(job: Job, variables: Mapping[str, str]) -> dict[str, Any]:
     """status.json of a run, at its end. `variables` go into its environment, beside those of the node."""
     configs.register_resolvers()
     _until_free(job.run_dir)
-    before, found = dict(os.environ), []
+    before, status = dict(os.environ), Future[dict[str, Any]]()
     os.environ.update(variables)
     # In a thread: Ray's cancel only marks the main one, which must be at work in Python to see it.
-    thread = threading.Thread(target=lambda: found.append(job.run()), daemon=True)
+    thread = threading.Thread(target=_resolve, args=(status, job.run), daemon=True)
     try:
         with secrets.masked_output():
             thread.start()
@@ -181,7 +197,14 @@ def work(job: Job, variables: Mapping[str, str]) -> dict[str, Any]:
     finally:  # the next task in this process may be another sweep's
         os.environ.clear()
         os.environ.update(before)
-    return found[0]
+    return status.result()
+
+
+def _resolve(outcome: Future, function: Callable[[], Any]) -> None:
+    try:
+        outcome.set_result(function())
+    except BaseException as error:
+        outcome.set_exception(error)
 
 
 def _until_free(run_dir: Path) -> None:

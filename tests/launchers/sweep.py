@@ -11,6 +11,7 @@ from vlm_eval.store import RunFolder, read_json
 
 from ..helpers import FAULTY, QUICK, REPO, VLM_EVAL, hear_ctrl_c
 
+WHOLE = [(item, repeat) for item in "abc" for repeat in (0, 1)]
 CANARY = "canary-7f3a9e5c1d"  # a key in the environment, that is to be in no file
 
 
@@ -45,8 +46,8 @@ class LaunchedSweep:
         return sum(line.startswith("answer ") for line in self.log.read_text().splitlines()) if self.log.exists() else 0
 
 
-def ended(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=45)
+def ended(process: subprocess.Popen, within_s: float = 45) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=within_s)
     assert "Traceback" not in err, err
     return process.returncode, out, err
 

@@ -1,4 +1,4 @@
-"""hydra/launcher=ray on a real Ray head: points, failures, a killed worker, Ctrl-C, and what no cluster can grant."""
+"""hydra/launcher=ray on a real Ray: failures, cards, lost workers, nodes and head, Ctrl-C, what none can grant."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ import psutil
 import pytest
 
 from ..helpers import make_data
-from .conftest import free_port, until
-from .sweep import CANARY, LaunchedSweep, ended, keys, states
-
-WHOLE = [(item, repeat) for item in "abc" for repeat in (0, 1)]
+from .conftest import Ray, free_port, until
+from .sweep import CANARY, WHOLE, LaunchedSweep, ended, keys, states
 
 
 class Sweep(LaunchedSweep):
     launcher = ("hydra/launcher=ray", "hydra.launcher.num_gpus=0", "hydra.launcher.num_cpus=1")
     launcher += ("hydra.launcher.env=[FAULTY_ENGINE_LOG,OPENAI_API_KEY]",)
 
-    def __init__(self, address: str, folder: Path, data: Path, *overrides: str):
-        super().__init__(folder, data, f"hydra.launcher.address={address}", *overrides)
+    def __init__(self, cluster: Ray, folder: Path, data: Path, *overrides: str):
+        super().__init__(folder, data, f"hydra.launcher.address={cluster.address}", *overrides)
 
     def processes(self) -> list[psutil.Process]:
         """Of its runs, wherever they were started."""
@@ -34,13 +32,17 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
+def until_gone(processes: list[psutil.Process]) -> None:
+    until(lambda: not any(p.is_running() and p.status() != "zombie" for p in processes), "they are gone", 10)
+
+
 @pytest.fixture
 def data(tmp_path) -> Path:
     return make_data(tmp_path / "data", 3)
 
 
-def test_points_run_as_tasks_and_one_that_fails_makes_exit_code_1(ray_head, tmp_path, data):
-    sweep = Sweep(ray_head, tmp_path, data, "engine.mode=ok,raise,one_bad")
+def test_points_run_as_tasks_and_one_that_fails_makes_exit_code_1(ray_cluster, tmp_path, data):
+    sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=ok,raise,one_bad")
     code, out, err = sweep.run()
     assert code == 1, err
     assert [r.status()["state"] for r in sweep.runs()] == ["ok", "failed", "ok"] == states(sweep), err
@@ -51,8 +53,8 @@ def test_points_run_as_tasks_and_one_that_fails_makes_exit_code_1(ray_head, tmp_
     assert sessions and not [p for p in sessions if CANARY.encode() in p.read_bytes()]
 
 
-def test_a_killed_worker_s_run_goes_on_in_another(ray_head, tmp_path, data):
-    sweep = Sweep(ray_head, tmp_path, data, "engine.mode=hang", "engine.after=4")
+def test_a_killed_worker_s_run_goes_on_in_another(ray_cluster, tmp_path, data):
+    sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=hang", "engine.after=4")
     process = sweep.start()
     until(lambda: sweep.answered() == 4, "it hangs")
     [run] = sweep.processes()
@@ -63,8 +65,8 @@ def test_a_killed_worker_s_run_goes_on_in_another(ray_head, tmp_path, data):
     assert not run.is_running()
 
 
-def test_a_worker_that_dies_too_often_is_told(ray_head, tmp_path, data):
-    sweep = Sweep(ray_head, tmp_path, data, "engine.mode=hang", "engine.after=2", "hydra.launcher.max_retries=1")
+def test_a_worker_that_dies_too_often_is_told(ray_cluster, tmp_path, data):
+    sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=hang", "engine.after=2", "hydra.launcher.max_retries=1")
     process = sweep.start()
     for answers in (2, 4):
         until(lambda wanted=answers: sweep.answered() == wanted, "it hangs")
@@ -77,8 +79,54 @@ def test_a_worker_that_dies_too_often_is_told(ray_head, tmp_path, data):
     assert len(keys(sweep.runs()[0])) == 4
 
 
-def test_ctrl_c_ends_the_runs_and_a_resume_goes_on(ray_head, tmp_path, data):
-    sweep = Sweep(ray_head, tmp_path, data, "engine.mode=hang,ok", "engine.after=4", "hydra.launcher.num_cpus=2")
+@pytest.fixture
+def two_nodes(ray_cluster):
+    """Beside the head, with a card each: nobody opens it."""
+    names = ("one", "two")
+    for name in names:
+        ray_cluster.start_node(name, "--num-cpus=1", "--num-gpus=1")
+    yield names
+    for name in names:
+        ray_cluster.lose(name)
+
+
+def test_each_run_gets_a_card_and_a_lost_node_s_goes_on_on_another(ray_cluster, two_nodes, tmp_path, data):
+    cards = ("hydra.launcher.num_gpus=1", "engine.cards=1")
+    sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=hang,ok", "engine.after=4", *cards)
+    process = sweep.start()
+    until(lambda: sweep.answered() == 10, "one run hangs, the other is done")
+    [run] = sweep.processes()
+    [lost] = [name for name in two_nodes if ray_cluster.runs_on(run, name)]
+    ray_cluster.lose(lost)
+    code, _, err = ended(process, 90)
+    assert code == 0, err
+    assert [keys(run) for run in sweep.runs()] == [WHOLE, WHOLE] and sweep.answered() == 12
+    given = [line.split()[1:3] for line in sweep.log.read_text().splitlines() if line.startswith("cards ")]
+    assert sorted(given) == [["hang", "0"], ["hang", "0"], ["ok", "0"]]
+
+
+def test_a_lost_head_is_told_and_a_resume_goes_on(ray_cluster, ray_cluster_of_its_own, tmp_path, data, monkeypatch):
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")
+    ray_cluster_of_its_own.start_node("other", "--num-cpus=1", "--num-gpus=1")
+    sweep = Sweep(ray_cluster_of_its_own, tmp_path, data, "engine.mode=hang,ok", "engine.after=4")
+    process = sweep.start("hydra.launcher.num_gpus=1")
+    until(lambda: sweep.answered() == 4, "the first run hangs, the second waits for the card")
+    [run] = sweep.processes()
+    with_children = [run, *run.children(recursive=True)]
+    ray_cluster_of_its_own.lose("head")
+    code, out, err = ended(process, 60)
+    assert code == 1 and states(sweep) == ["interrupted", "interrupted"], err
+    for status in [run.status() for run in sweep.runs()]:
+        assert status["state"] == "interrupted" and "the Ray head at 127.0.0.1" in status["error"], status
+    until_gone(with_children)
+    sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=hang,ok", "engine.after=4")
+    code, _, err = sweep.run(f"sweep.resume={sweep.folder}")
+    assert code == 0, err
+    assert [keys(run) for run in sweep.runs()] == [WHOLE, WHOLE] and sweep.answered() == 12
+
+
+def test_ctrl_c_ends_the_runs_and_a_resume_goes_on(ray_cluster, tmp_path, data):
+    sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=hang,ok", "engine.after=4", "hydra.launcher.num_cpus=2")
     process = sweep.start()
     until(lambda: sweep.answered() == 4, "the first run hangs")
     [run] = sweep.processes()
@@ -86,9 +134,7 @@ def test_ctrl_c_ends_the_runs_and_a_resume_goes_on(ray_head, tmp_path, data):
     process.send_signal(signal.SIGINT)
     code, out, err = ended(process)
     assert code == 130 and "this goes on with it" in out, (out, err)
-    until(
-        lambda: not any(p.is_running() and p.status() != "zombie" for p in with_children), "its processes are gone", 10
-    )
+    until_gone(with_children)
     assert sweep.runs()[0].status()["state"] == "interrupted" and len(keys(sweep.runs()[0])) == 4
     code, _, err = sweep.run(f"sweep.resume={sweep.folder}")
     assert code == 0, err
@@ -103,8 +149,8 @@ def test_ctrl_c_ends_the_runs_and_a_resume_goes_on(ray_head, tmp_path, data):
         (("hydra.launcher.address=null",), "HOST:PORT of the head"),
     ],
 )
-def test_what_cannot_be_is_one_line(overrides, said, ray_head, tmp_path, data):
+def test_what_cannot_be_is_one_line(overrides, said, ray_cluster, tmp_path, data):
     port = free_port()
-    sweep = Sweep(ray_head, tmp_path, data, *(o.format(port=port) for o in overrides))
+    sweep = Sweep(ray_cluster, tmp_path, data, *(o.format(port=port) for o in overrides))
     code, _, err = sweep.run()
     assert code == 2 and len(err.splitlines()) == 1 and said.format(port=port) in err, err

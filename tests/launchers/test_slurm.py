@@ -1,4 +1,4 @@
-"""hydra/launcher=submitit_slurm on a real Slurm: arrays, failures, cancelled jobs, time limits."""
+"""hydra/launcher=submitit_slurm on a real Slurm: arrays, failures, cancelled jobs, time limits, cards, lost nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from ..helpers import make_data
 from .conftest import until
-from .sweep import CANARY, LaunchedSweep, ended, keys, states
+from .sweep import CANARY, WHOLE, LaunchedSweep, ended, keys, states
 
 pytestmark = pytest.mark.needs("slurmctld", "slurmd", "sbatch", "munge")
 SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=0", "hydra.launcher.mem_gb=null")
@@ -26,8 +26,19 @@ def job_of(sweep: Sweep) -> str:
     return folder
 
 
-def queue(job: str) -> str:
-    return subprocess.run(["squeue", "--noheader", f"--jobs={job}"], capture_output=True, text=True).stdout
+def queue(job: str, shown: str = "%T %r") -> str:
+    asked = ["squeue", "--noheader", f"--jobs={job}", f"--format={shown}"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+
+
+def back_in_the_queue(sweep: Sweep) -> None:
+    until(lambda: "BeginTime" in queue(job_of(sweep)), "it is back in the queue", 60)
+    assert len(keys(sweep.runs()[0])) == 4
+
+
+def start_now(sweep: Sweep) -> None:
+    """Instead of 2 minutes after it came back into the queue."""
+    subprocess.run(["scontrol", "update", f"JobId={job_of(sweep)}", "StartTime=now"], check=True)
 
 
 @pytest.fixture
@@ -67,7 +78,7 @@ def test_a_cancelled_job_is_told_as_such_and_a_resume_does_the_rest(slurm, tmp_p
     assert states(sweep) == ["interrupted", "interrupted"] and len(keys(sweep.runs()[0])) == 4
     code, _, err = sweep.run(f"sweep.resume={sweep.folder}")  # 2 answers are left, it does not come to the hanging one
     assert code == 0, err
-    assert keys(sweep.runs()[0]) == [(item, repeat) for item in "abc" for repeat in (0, 1)]
+    assert keys(sweep.runs()[0]) == WHOLE
     assert sweep.answered() == 12  # of both: none was asked for again
 
 
@@ -77,18 +88,58 @@ def test_a_job_that_is_out_of_time_goes_back_into_the_queue_and_goes_on(slurm, t
     ended_for_good = Sweep(tmp_path / "other", data, *requeued.command[-3:], "hydra.launcher.max_num_timeout=0")
     processes = [s.start() for s in (requeued, ended_for_good)]
     until(lambda: requeued.answered() == 4, "it hangs")
-    job = job_of(requeued)
-    until(lambda: "BeginTime" in queue(job), "it is back in the queue", 50)
-    assert requeued.runs()[0].status()["state"] == "interrupted" and len(keys(requeued.runs()[0])) == 4
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)  # instead of 2 minutes
-    code, out, err = ended(processes[1])
+    back_in_the_queue(requeued)
+    assert requeued.runs()[0].status()["state"] == "interrupted"
+    start_now(requeued)
+    code, out, err = ended(processes[1], 90)
     assert code == 1, err
     status = ended_for_good.runs()[0].status()
     assert status["state"] == "interrupted" and "was out of time: timeout_min=1" in status["error"], status
     code, out, err = ended(processes[0])
     assert code == 0 and "PENDING" in err, err
-    assert keys(requeued.runs()[0]) == [(item, repeat) for item in "abc" for repeat in (0, 1)]
+    assert keys(requeued.runs()[0]) == WHOLE
     assert requeued.answered() == 6 and requeued.log.read_text().count("start ") == 2
+
+
+def test_each_run_gets_a_card_of_its_own(slurm, tmp_path, data):
+    cards = ("hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1", "engine.cards=1", "engine.delay_s=1")
+    sweep = Sweep(tmp_path, data, "engine.mode=ok,one_bad", *cards)
+    code, _, err = sweep.run()
+    assert code == 0, err
+    given = [line.split() for line in sweep.log.read_text().splitlines() if line.startswith("cards ")]
+    assert sorted(mode for _, mode, *_ in given) == ["ok", "one_bad"]
+    assert sorted(card for *_, card, _ in given) == ["0", "1"]
+
+
+def test_a_preempted_job_goes_on_when_the_other_has_ended(slurm, tmp_path, data):
+    whole_node = "hydra.launcher.cpus_per_task=4"
+    sweep = Sweep(tmp_path, data, "engine.mode=hang", "engine.after=4", "hydra.launcher.partition=all", whole_node)
+    process = sweep.start()
+    until(lambda: sweep.answered() == 4, "it hangs")
+    urgent = ["sbatch", "--partition=urgent", "--nodelist=plain", "--cpus-per-task=4", "--output=/dev/null"]
+    subprocess.run([*urgent, "--wrap=sleep 1"], check=True, capture_output=True)
+    back_in_the_queue(sweep)
+    start_now(sweep)
+    code, _, err = ended(process)
+    assert code == 0 and sweep.log.read_text().count("start ") == 2, err
+    assert keys(sweep.runs()[0]) == WHOLE and sweep.answered() == 6  # none was asked for again
+
+
+def test_a_lost_node_s_run_goes_on_on_the_other(slurm, tmp_path, data):
+    sweep = Sweep(tmp_path, data, "engine.mode=hang", "engine.after=4", "hydra.launcher.partition=both")
+    process = sweep.start()
+    until(lambda: sweep.answered() == 4, "it hangs")
+    lost = queue(job_of(sweep), "%N")
+    slurm.lose(lost)
+    try:
+        back_in_the_queue(sweep)
+        start_now(sweep)
+        until(lambda: queue(job_of(sweep), "%N") not in ("", lost) or process.poll() is not None, "it goes on")
+        code, _, err = ended(process)
+    finally:
+        slurm.start_node(lost)
+    assert code == 0, err
+    assert keys(sweep.runs()[0]) == WHOLE and sweep.answered() == 6
 
 
 def test_ctrl_c_cancels_the_jobs(slurm, tmp_path, data):
