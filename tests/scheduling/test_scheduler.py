@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
+from typing import Optional
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_tensor_parallel_takes_several_cards_at_once():
     there = places(80, 80, 80)
     one, two, three = there.begin(), there.begin(), there.begin()
     assert engine(one, 60).given()["cards"] == "0"
-    assert engine(two, 50, cards=2).given() == {"cards": "1,2", "gib": 50, "process_ends": True}
+    assert engine(two, 50, cards=2).given() == {"cards": "1,2", "gib": None, "process_ends": True}
     waiting = engine(three, 40, cards=2)
     assert waiting.waits
     one.end()
@@ -135,7 +136,7 @@ def test_without_prefetch_one_run_ends_before_the_next_begins():
     there = places(80, prefetch=0)
     first = there.begin()
     second = Waiting(there.begin)
-    assert engine(first, 1).given() and second.waits
+    assert engine(first, 1).given()["gib"] is None and second.waits  # with the card to itself
     assert first.enter("score") == {} and second.waits
     first.end()
     assert second.given()
@@ -182,6 +183,33 @@ def test_scoring_that_needs_a_card_claims_it():
     assert waiting.waits
     first.end()
     assert waiting.given()
+
+
+def test_scoring_that_wants_a_card_comes_before_the_next_engine_however_many_are_behind():
+    there = places(80, scoring=1)
+    first, second, third, fourth = (there.begin() for _ in range(4))
+    assert engine(first).given()
+    first.pause()
+    assert engine(second).given()
+    judged = Waiting(first.enter, "judge", Need(20, 1))
+    next_engine = engine(third)
+    assert judged.waits and next_engine.waits
+    second.pause()
+    assert judged.given()["cards"] == "0" and next_engine.waits  # it wants the whole card
+    second_judged = Waiting(second.enter, "judge", Need(20, 1))
+    assert second_judged.waits  # one at a time
+    first.end()
+    assert second_judged.given()["cards"] == "0"
+    second.end()
+    assert next_engine.given() and fourth
+
+
+@pytest.mark.parametrize(
+    "more, said", [({"scoring": 0}, "hydra.launcher.scoring=0"), ({"prefetch": -1}, "prefetch=-1")]
+)
+def test_what_would_wait_for_ever_is_bad_input(more, said):
+    with pytest.raises(BadInput, match=said):
+        places(80, **more)
 
 
 def test_a_run_whose_estimate_was_too_low_is_tried_again_alone():
@@ -250,7 +278,7 @@ def test_any_number_of_runs_ends_and_no_card_is_over_its_memory(seed):
         if not condition:
             wrong.append(words)
 
-    def life(place: Place, need: Need, timed: bool, fails: bool, pause: float):
+    def life(place: Place, need: Need, timed: bool, fails: bool, scored: list[Optional[Need]], pause: float):
         try:
             told = place.enter("start engine", need)
             names = told.get("cards", "").split(",") if told else []
@@ -271,16 +299,26 @@ def test_any_number_of_runs_ends_and_no_card_is_over_its_memory(seed):
             with watch:
                 held.subtract(share)
             place.pause()
-            if not fails:
-                place.enter("score", None)
+            for stage, wanted in zip(("score", "judge"), [] if fails else scored):
+                told = place.enter(stage, wanted)
+                share = (
+                    {told["cards"]: sizes[int(told["cards"])] if told["gib"] is None else told["gib"]} if told else {}
+                )
+                with watch:
+                    held.update(share)
+                    note(all(held[n] <= sizes[int(n)] + 1e-9 for n in share), "over", dict(held))
                 time.sleep(pause)
+                with watch:
+                    held.subtract(share)
         finally:
             place.end()
 
     threads = []
     for _ in range(40):
         need = Need(dice.choice((None, 5.0, 20.0, 35.0, 100.0)), dice.choice((0, 1, 1, 1, len(sizes))))
-        arguments = (there.begin(), need, dice.random() < 0.5, dice.random() < 0.2, dice.random() / 100)
+        arguments = (there.begin(), need, dice.random() < 0.5, dice.random() < 0.2)
+        scored = [dice.choice((None, None, Need(8.0), Need(None))) for _ in range(2)]
+        arguments += (scored, dice.random() / 100)
         threads.append(threading.Thread(target=life, args=arguments, daemon=True))
         threads[-1].start()
     for thread in threads:

@@ -2,7 +2,8 @@
 
 A run's process asks before each stage (vlm_eval.progress.Reporter.ask), its thread in the sweep's process enters the
 stage here, and waits until it may. Memory of a card is claimed from the start of an engine to its end; a latency pass
-has the card to itself. Engines start in the order of the points.
+has the card to itself. Engines start in the order of the points; runs behind them that want a card for their scores
+come first, else each might wait for the other.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Need:
-    """What an engine takes of each of `cards` cards, GiB; None: all of it."""
+    """What an engine takes of a card, GiB; None: all of it, as one over several cards always has them."""
 
     gib: Optional[float] = None
     cards: int = 1
@@ -37,7 +38,8 @@ class Places:
 
     cards: Sequence[Card]
     on_cpu: bool
-    prefetch: int = 1  # runs whose process waits, prepared, for the next free card; 0: one run after another
+    # Runs whose process waits, prepared, for the next free card; 0: one run after another, with its card to itself.
+    prefetch: int = 1
     scoring: int = 1  # runs that are scored and judged at once, beside the engines
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _claims: dict["Place", tuple[tuple[Card, float], ...]] = field(default_factory=dict)
@@ -45,18 +47,22 @@ class Places:
     _alone: dict[str, "Place"] = field(default_factory=dict)  # who has it to itself, or waits for that
     _ahead: list["Place"] = field(default_factory=list)  # no engine yet, in their order
     _behind: list["Place"] = field(default_factory=list)  # scored and judged, or waiting for it
+    _want_to_score: set["Place"] = field(default_factory=set)  # behind, and waiting for a card
     _live: set["Place"] = field(default_factory=set)
     _stopped: bool = False
 
     def __post_init__(self) -> None:
         if not self.cards and not self.on_cpu:
             raise BadInput("no card to run on: CUDA_VISIBLE_DEVICES is empty or names none that is there")
+        for name, number, least in (("hydra.launcher.scoring", self.scoring, 1), ("sweep.prefetch", self.prefetch, 0)):
+            if number < least:
+                raise BadInput(f"{name}={number}: at least {least}")
 
     def begin(self) -> "Place":
         """A place for the next run, when there is room for one more process."""
         with self._changed:
             self._wait(lambda: not self._live if self.prefetch == 0 else len(self._ahead) < self.prefetch)
-            place = Place(self, whole_card=self.on_cpu)
+            place = Place(self, whole_card=self.on_cpu or self.prefetch == 0)
             self._ahead.append(place)
             self._live.add(place)
             return place
@@ -100,17 +106,23 @@ class Places:
         if place in self._claims:
             return
         first = place in self._ahead  # in the order of the points; one that starts again has had its turn
-        need = Need(None, need.cards) if place.whole_card or not need.cards else need
+        behind = place in self._behind
+        need = Need(None, need.cards) if place.whole_card or need.cards != 1 else need
         found: list[tuple[Card, float]] = []
 
         def fits() -> bool:
             found[:] = self._free_cards(need)
-            my_turn = not first or self._ahead[0] is place
-            return my_turn and len(found) == max(1, need.cards) and len(self._behind) <= self.scoring
+            my_turn = behind or not self._want_to_score and len(self._behind) <= self.scoring
+            return my_turn and (not first or self._ahead[0] is place) and len(found) == max(1, need.cards)
 
         if need.cards > len(self.cards):
             raise BadInput(f"the engine asks for {need.cards} cards, {len(self.cards)} are here")
-        self._wait(fits)
+        if behind:
+            self._want_to_score.add(place)
+        try:
+            self._wait(fits)
+        finally:
+            self._want_to_score.discard(place)
         self._claims[place] = tuple(found)
         if first:
             self._ahead.remove(place)
