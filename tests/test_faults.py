@@ -162,6 +162,7 @@ def test_a_signal_ends_the_sweep_and_all_it_started(vlm_eval_cli, arguments, tmp
         hanging = wait_for(lambda: runs(sweep_folder(tmp_path))["hang"])
         # The sweep, the run, its child, and the next run, which waits for its turn.
         wait_for(lambda: len(answered(hanging)) == 2 and len(left_behind(tmp_path)) == 4)
+        wait_for(lambda: re.search(r"^\[2/2\].* items", (tmp_path / "said").read_text(), re.MULTILINE))
         sent = time.monotonic()
         sweep.send_signal(number)
         assert sweep.wait(10) == code, (tmp_path / "said").read_text()

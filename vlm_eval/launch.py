@@ -76,12 +76,13 @@ def launch(
     if is_locked(folder.path / "run.log"):  # whose status is the other process's to say
         print(f"{label}  not started: another process works on it", file=sys.stderr)
         return {"state": "failed", "stage": "start", "error": "another process works on this run"}
-    clock = Clock(cfg.run.timeout_s)
+    clock, began = Clock(cfg.run.timeout_s), now()
     restarts, died, engine_restarts = _restarts(cfg), 0, []
     folder.provenance(engine_restarts=engine_restarts)  # those of an earlier attempt are no matter of this one
     while True:
         ended = Ended()
-        folder.set_status("running", "start")  # nothing of an earlier attempt stays if this one dies at once
+        # Nothing of an earlier attempt stays if this one dies at once.
+        folder.set_status("running", "start", started=began)
         try:
             _attempt(cfg, folder, Display(label), clock, ended, place, start)
         finally:

@@ -159,14 +159,15 @@ class RunFolder:
         return read_json(self.path / "status.json")
 
     def set_status(self, state: str, stage: Optional[str] = None, error: Optional[str] = None, **more: Any) -> None:
-        """States: running, ok, failed, interrupted, skipped. `error` is one line with the reason;
-        `tracking` (in `more`) says why the results are not in MLflow."""
+        """States: running, ok, failed, interrupted. `error` is one line with the reason; `tracking` (in `more`) says
+        why the results are not in MLflow; `started` stays as it is while the run is running, in whatever process."""
         old = self.status()
+        goes_on = state != "running" or old.get("state") == "running"
         new = {
             "state": state,
             "stage": stage,
             "error": error and mask(error),
-            "started": now() if state == "running" else old.get("started") or now(),
+            "started": goes_on and old.get("started") or now(),
             "ended": None if state == "running" else now(),
             "mlflow_run_id": old.get("mlflow_run_id"),
         }

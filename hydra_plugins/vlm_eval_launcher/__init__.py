@@ -17,7 +17,8 @@ class BeginningLauncher(BasicLauncher):
         self.task_function = begin
         # One by one: what Hydra returns of a job holds two copies of its config, 0.15 MB, and nobody wants it.
         for number, overrides in enumerate(points, start=first):
-            super().launch([overrides], number)
+            [begun] = super().launch([overrides], number)
+            _ = begun.return_value  # raises what begin() has raised, which Hydra keeps there
 
 
 class LocalGpusLauncher(BeginningLauncher):

@@ -25,7 +25,7 @@ Step = Callable[[SmallSweep], object]
 
 
 # Of the second run: nothing, or it waited, prepared, when the fault came.
-NOT_HAD_ITS_TURN = (None, "running", "interrupted", "failed")
+NOT_HAD_ITS_TURN = (None, "running", "interrupted")
 
 
 def nothing(_: SmallSweep) -> None:
@@ -312,7 +312,8 @@ KILLED, BY_SIGNAL = "killed by SIGKILL", "stopped by a signal"
 
 
 def _full_disk(name: str, when: Step) -> Fault:
-    return Fault(name, filled_disk(when), "failed", "No space left", other=NOT_HAD_ITS_TURN, mend=freed, disk=True)
+    others = (*NOT_HAD_ITS_TURN, "failed")
+    return Fault(name, filled_disk(when), "failed", "No space left", other=others, mend=freed, disk=True)
 
 
 def _judge(name: str, inject: Step, more: Sequence[str] = ()) -> Fault:

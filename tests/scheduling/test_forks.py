@@ -115,6 +115,35 @@ def test_when_their_origin_dies_the_next_run_is_a_python_of_its_own(forks):
     assert isinstance(process, subprocess.Popen) and process.wait(60) == 1
 
 
+FORKS_THE_SECOND_TIME = """
+import os
+really = os.fork
+def fork():
+    os.fork = really
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+os.fork = fork
+"""
+
+
+def test_a_fork_that_is_refused_costs_that_run_its_imports_alone(tmp_path, capfd):
+    (tmp_path / "poor.py").write_text(FORKS_THE_SECOND_TIME)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPO}"}
+    server = Forks(["poor"], environment, tmp_path / "imports.log")
+    first, second = (start(server, environment, tmp_path, name) for name in ("first", "second"))
+    assert isinstance(first, subprocess.Popen) and not isinstance(second, subprocess.Popen)
+    assert "first: not forked, imports anew: " in (said := capfd.readouterr().err) and "unavailable" in said
+    assert [first.wait(60), second.wait(60)] == [1, 1]
+    server.close()
+
+
+def test_imports_that_nobody_wants_any_more_are_not_waited_for(tmp_path):
+    (tmp_path / "endless.py").write_text("import time; time.sleep(60)")
+    server = Forks(["endless"], {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPO}"}, tmp_path / "imports.log")
+    began = time.monotonic()
+    server.close()
+    assert time.monotonic() - began < 5
+
+
 def test_what_an_import_says_is_kept_and_an_empty_log_is_not(tmp_path):
     (tmp_path / "talks.py").write_text("print('imported with a word')")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPO}"}

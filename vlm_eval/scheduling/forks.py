@@ -86,9 +86,10 @@ class Forks:
                 message = json.dumps({"run_dir": str(run_dir), "environment": dict(environment)}).encode()
                 socket.send_fds(self._ours, [message], [in_read, out_write, log.fileno()])
                 pid, end = self._begun.result()
-        except OSError:  # it has died, or the environment is too large for a message
+        except OSError as error:  # it has died or cannot fork, or the environment is too large for a message
             os.close(in_write)
             os.close(out_read)
+            print(f"{run_dir.name}: not forked, imports anew: {error}", file=sys.stderr)
             return start_anew(run_dir, log, environment)
         finally:
             os.close(in_read)
@@ -98,7 +99,11 @@ class Forks:
     def close(self) -> None:
         """Ends the process; what was forked from it has ended, or is told to."""
         self._ours.shutdown(socket.SHUT_RDWR)
-        self._server.wait()
+        try:
+            self._server.wait(1)
+        except subprocess.TimeoutExpired:  # at its imports, which nobody wants any more
+            self._server.kill()
+            self._server.wait()
         self._ours.close()
         if self._log.stat().st_size == 0:
             self._log.unlink()
@@ -108,6 +113,8 @@ class Forks:
             if "began" in message:
                 self._ends[message["began"]] = Future()
                 self._begun.set_result((message["began"], self._ends[message["began"]]))
+            elif "refused" in message:
+                self._begun.set_exception(OSError(message["refused"]))
             else:
                 self._ends.pop(message["ended"]).set_result(message["code"])
         # The kernel has told its children to end; how they did, nobody can say any more.
@@ -185,7 +192,13 @@ def _fork(control: socket.socket, children: selectors.BaseSelector) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     me = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:  # no memory, or no more processes, for now: those that run go on
+        for handle in handles:
+            os.close(handle)
+        control.send(json.dumps({"refused": str(error)}).encode())
+        return
     if pid == 0:
         try:
             for key in list(children.get_map().values()):  # the socket too
