@@ -15,6 +15,7 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional
 
@@ -36,69 +37,39 @@ FREE_WITHIN_S = 4 * STOP_WITHIN_S  # until the process of an attempt before has 
 # --------------------------------------------------------------------------------------- where the command was typed
 
 
-def check_there(params: Mapping[str, Any]) -> None:
-    """BadInput where there is no Ray, or no head that answers."""
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        raise BadInput(f"{NAME}: not installed; pip install 'vlm-eval[ray]'") from None
-    address = params["address"]
-    host, colon, port = (address or "").rpartition(":")
-    if not (colon and host and port.isdigit()):
-        raise BadInput(f"{NAME}: hydra.launcher.address={address}: HOST:PORT of the head (or set RAY_ADDRESS)")
-    if why := _why_no_head(address):
-        raise BadInput(f"{NAME}: no head at {address} ({why}); ray start --head --port={port}")
-
-
-def _why_no_head(address: str) -> Optional[str]:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), HEAD_WITHIN_S).close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
 class Tasks:
-    """Context manager around the composing of all jobs; its end waits for all tasks."""
+    """The connection to a cluster, and, as a context manager around the composing of all jobs, a task for each; the
+    manager's end waits for all. BadInput where there is no Ray, no head, or no node that could ever take a run."""
 
     def __init__(self, params: Mapping[str, Any]):
-        self._params = params
-        self._variables = {name: os.environ[name] for name in params["env"] if name in os.environ}
-        self._jobs: dict[Any, Job] = {}  # those that have not ended
-        self._task: Any = None
-        self._stopped_by = signals.STOPPED
-        self._patience_s = float(os.environ.get(PATIENCE, 60))
-
-    def __enter__(self) -> "Tasks":
+        _check_there(params["address"])
         import ray
 
+        self._params = params
+        self._stopped_by = signals.STOPPED
+        self._patience_s = float(os.environ.get(PATIENCE, 60))
         with _own_signals():
             try:
                 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
                 os.environ[PATIENCE] = "1000000"  # after it Ray ends this process, before it could compare its runs
-                ray.init(self._params["address"], logging_level=logging.ERROR, log_to_driver=False)
+                ray.init(params["address"], logging_level=logging.ERROR, log_to_driver=False)
             except Exception as error:  # of many kinds: this machine is no node of the cluster, another version
                 raise BadInput(f"{NAME}: {one_line(error)}") from error
-        self._check_granted(ray.nodes())
-        granted = {name: self._params[name] for name in ("num_gpus", "num_cpus", "max_retries")}
-        self._task = ray.remote(**granted)(work)
-        return self
+        _check_granted(params, ray.nodes())
+        self._variables = {name: os.environ[name] for name in params["env"] if name in os.environ}
+        self._task = ray.remote(**{name: params[name] for name in ("num_gpus", "num_cpus", "max_retries")})(work)
+        self._jobs: dict[Any, Job] = {}  # those that have not ended
+        self._before: dict[Any, dict[str, Any]] = {}  # status.json when they were begun
 
-    def _check_granted(self, nodes: list[dict[str, Any]]) -> None:
-        wanted = {"GPU": self._params["num_gpus"], "CPU": self._params["num_cpus"]}
-        there = [{name: node["Resources"].get(name, 0) for name in wanted} for node in nodes if node["Alive"]]
-        if not any(all(node[name] >= number for name, number in wanted.items()) for node in there):
-            have = "; ".join(f"{node['GPU']:g} and {node['CPU']:g}" for node in there)
-            raise BadInput(
-                f"{NAME}: no node has the {wanted['GPU']:g} GPUs and {wanted['CPU']:g} CPUs of a run "
-                f"(hydra.launcher.num_gpus, num_cpus); there are nodes with {have}"
-            )
+    def __enter__(self) -> "Tasks":
+        return self
 
     def begin(self, cfg: DictConfig) -> None:
         """Hydra's task function: a task for the run that it stands for."""
         job = Job.current(cfg)
-        self._jobs[self._task.options(name=job.run_dir.name).remote(job, self._variables)] = job
+        before = RunFolder(job.run_dir).status()
+        task = self._task.options(name=job.run_dir.name).remote(job, os.getcwd(), self._variables)
+        self._jobs[task], self._before[task] = job, before
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         import ray
@@ -135,13 +106,16 @@ class Tasks:
         try:
             return ray.get(task)
         except ray.exceptions.RayError as error:
-            tries = self._params["max_retries"] + 1
-            died = isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError))
-            why = f"its Ray worker or node died, in {tries} of {tries} attempts" if died else one_line(error)
             status = folder.status()
-            if status.get("state") in ("ok", "failed"):
+            begun = status != self._before[task]
+            if begun and status.get("state") in ("ok", "failed"):
                 return status
-            return failed(folder, status.get("stage") or "start", f"its Ray task ended: {why}", "interrupted")
+            stage = begun and status.get("stage") or "start"
+            if not isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)):
+                return failed(folder, stage, f"its Ray task failed: {one_line(getattr(error, 'cause', error))}")
+            tries = self._params["max_retries"] + 1
+            why = f"its Ray worker or node died, in {tries} of {tries} attempts"
+            return failed(folder, stage, why, "interrupted")
 
     def _cancel(self) -> None:
         import ray
@@ -174,29 +148,56 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _check_there(address: Optional[str]) -> None:
+    if find_spec("ray") is None:
+        raise BadInput(f"{NAME}: not installed; pip install 'vlm-eval[ray]'")
+    host, colon, port = (address or "").rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise BadInput(f"{NAME}: hydra.launcher.address={address}: HOST:PORT of the head (or set RAY_ADDRESS)")
+    if why := _why_no_head(address):
+        raise BadInput(f"{NAME}: no head at {address} ({why}); ray start --head --port={port}")
+
+
+def _why_no_head(address: str) -> Optional[str]:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), HEAD_WITHIN_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _check_granted(params: Mapping[str, Any], nodes: list[dict[str, Any]]) -> None:
+    wanted = {"GPU": params["num_gpus"], "CPU": params["num_cpus"]}
+    there = [{name: node["Resources"].get(name, 0) for name in wanted} for node in nodes if node["Alive"]]
+    if not any(all(node[name] >= number for name, number in wanted.items()) for node in there):
+        have = "; ".join(f"{node['GPU']:g} and {node['CPU']:g}" for node in there)
+        raise BadInput(
+            f"{NAME}: no node has the {wanted['GPU']:g} GPUs and {wanted['CPU']:g} CPUs of a run "
+            f"(hydra.launcher.num_gpus, num_cpus); there are nodes with {have}"
+        )
+
+
 # ---------------------------------------------------------------------------------------------- in a task's own process
 
 
-def work(job: Job, variables: Mapping[str, str]) -> dict[str, Any]:
-    """status.json of a run, at its end. `variables` go into its environment, beside those of the node."""
+def work(job: Job, typed_in: str, variables: Mapping[str, str]) -> dict[str, Any]:
+    """status.json of a run, at its end. `typed_in`: the folder from which its paths count. `variables` go into its
+    environment, beside those of the node."""
     configs.register_resolvers()
     _until_free(job.run_dir)
-    before, status = dict(os.environ), Future[dict[str, Any]]()
-    os.environ.update(variables)
+    status = Future[dict[str, Any]]()
     # In a thread: Ray's cancel only marks the main one, which must be at work in Python to see it.
     thread = threading.Thread(target=_resolve, args=(status, job.run), daemon=True)
-    try:
-        with secrets.masked_output():
+    with _as_where_it_was_typed(typed_in, variables), secrets.masked_output():
+        try:
             thread.start()
             while thread.is_alive():
                 thread.join(POLL_S / 5)
-    except BaseException:
-        stop_all()
-        thread.join(STOP_WITHIN_S)
-        raise
-    finally:  # the next task in this process may be another sweep's
-        os.environ.clear()
-        os.environ.update(before)
+        except BaseException:
+            stop_all()
+            thread.join(STOP_WITHIN_S)
+            raise
     return status.result()
 
 
@@ -205,6 +206,20 @@ def _resolve(outcome: Future, function: Callable[[], Any]) -> None:
         outcome.set_result(function())
     except BaseException as error:
         outcome.set_exception(error)
+
+
+@contextmanager
+def _as_where_it_was_typed(folder: str, variables: Mapping[str, str]) -> Iterator[None]:
+    before, stood = dict(os.environ), os.getcwd()
+    os.environ.pop("OMP_NUM_THREADS", None)  # Ray's: it would win over engine.cpu_threads
+    os.environ.update(variables)
+    os.chdir(folder)
+    try:
+        yield
+    finally:  # the next task in this process may be another sweep's
+        os.chdir(stood)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _until_free(run_dir: Path) -> None:

@@ -130,15 +130,28 @@ def running(sweep_dir: str, composed: Sequence[DictConfig], plans: Sequence[pref
         sweep["mlflow_run_id"] = _try("vlm-eval", tracker.begin_sweep, sweep, str(folder)) or sweep["mlflow_run_id"]
         write_json(folder / "sweep.json", sweep)
         outcome = Outcome()
+        runs = [(cfg, RunFolder(folder / cfg.hydra.sweep.subdir)) for cfg in composed]
         try:
             yield outcome
-        finally:
-            runs = [(cfg, RunFolder(folder / cfg.hydra.sweep.subdir)) for cfg in composed]
-            if signals.interrupted():  # what is there counts first, then whoever is told of it
-                close_interrupted(folder, sweep | {"ended": now()}, tracker, runs)
-            else:
-                _track_the_untracked(tracker, runs)
-                outcome.exit_code = 1 if close(folder, sweep | {"ended": now()}, tracker) else 0
+        except BadInput:  # the launcher's: it has started nothing
+            if not old:
+                (folder / "sweep.json").unlink()
+                if sweep["mlflow_run_id"]:
+                    _try("vlm-eval", tracker.end_sweep, sweep | {"ended": now(), "failed": len(points)}, str(folder))
+            raise
+        except BaseException:
+            _close(folder, sweep, tracker, runs)
+            raise
+        outcome.exit_code = _close(folder, sweep, tracker, runs)
+
+
+def _close(folder: Path, sweep: dict[str, Any], tracker: Any, runs: Sequence[tuple[DictConfig, RunFolder]]) -> int:
+    """The exit code: 1 where a run has not ended well."""
+    if signals.interrupted():  # what is there counts first, then whoever is told of it
+        close_interrupted(folder, sweep | {"ended": now()}, tracker, runs)
+        return 1
+    _track_the_untracked(tracker, runs)
+    return 1 if close(folder, sweep | {"ended": now()}, tracker) else 0
 
 
 @contextmanager

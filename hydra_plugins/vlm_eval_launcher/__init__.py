@@ -3,7 +3,7 @@
 Hydra loads launchers only from the `hydra_plugins` namespace; the work itself is in vlm_eval.scheduling.
 """
 
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
@@ -26,9 +26,15 @@ class LocalGpusLauncher(BeginningLauncher):
         super().__init__()
         self.cards, self.scoring = cards, scoring
 
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        from vlm_eval.scheduling.side_by_side import places
+
+        self.places = places(self.cards, config.sweep.prefetch, self.scoring)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from vlm_eval.scheduling.side_by_side import SideBySide
 
-        with SideBySide(self.cards, self.config.sweep.prefetch, self.scoring, len(job_overrides)) as runs:
+        with SideBySide(self.places, len(job_overrides)) as runs:
             self.compose(job_overrides, initial_job_idx, runs.begin)
         return []

@@ -16,14 +16,12 @@ class VlmEvalRayLauncher(BeginningLauncher):
         self.params = params
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        from vlm_eval import ray_cluster
+        from vlm_eval.ray_cluster import Tasks
 
-        ray_cluster.check_there(self.params)
+        self.tasks = Tasks(self.params)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from vlm_eval.ray_cluster import Tasks
-
-        with Tasks(self.params) as tasks:
+        with self.tasks as tasks:
             self.compose(job_overrides, initial_job_idx, tasks.begin)
         return []

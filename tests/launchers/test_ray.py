@@ -42,7 +42,9 @@ def data(tmp_path) -> Path:
 
 
 def test_points_run_as_tasks_and_one_that_fails_makes_exit_code_1(ray_cluster, tmp_path, data):
-    sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=ok,raise,one_bad")
+    sweep = Sweep(
+        ray_cluster, tmp_path, data.relative_to(tmp_path), "engine.mode=ok,raise,one_bad"
+    )  # from where it is typed
     code, out, err = sweep.run()
     assert code == 1, err
     assert [r.status()["state"] for r in sweep.runs()] == ["ok", "failed", "ok"] == states(sweep), err
@@ -58,6 +60,7 @@ def test_a_killed_worker_s_run_goes_on_in_another(ray_cluster, tmp_path, data):
     process = sweep.start()
     until(lambda: sweep.answered() == 4, "it hangs")
     [run] = sweep.processes()
+    assert "OMP_NUM_THREADS" not in run.environ()  # Ray's own would win over engine.cpu_threads
     run.parent().kill()  # Ray's worker
     code, out, err = ended(process)  # 2 answers are left, it does not come to the hanging one
     assert code == 0, err
@@ -154,3 +157,4 @@ def test_what_cannot_be_is_one_line(overrides, said, ray_cluster, tmp_path, data
     sweep = Sweep(ray_cluster, tmp_path, data, *(o.format(port=port) for o in overrides))
     code, _, err = sweep.run()
     assert code == 2 and len(err.splitlines()) == 1 and said.format(port=port) in err, err
+    assert not sweep.folder.exists()

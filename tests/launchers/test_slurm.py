@@ -154,6 +154,8 @@ def test_ctrl_c_cancels_the_jobs(slurm, tmp_path, data):
 
 
 def test_what_sbatch_refuses_is_one_line(slurm, tmp_path, data):
-    code, _, err = Sweep(tmp_path, data, "hydra.launcher.partition=gone").run()
-    assert code == 2 and err.count("vlm-eval:") == 1, err
+    sweep = Sweep(tmp_path, data, "hydra.launcher.partition=gone")
+    code, out, err = sweep.run()
+    assert code == 2 and err.count("vlm-eval:") == 1 and out == "", err
+    assert not (sweep.folder / "sweep.json").exists() and not (sweep.folder / "comparison.csv").exists()
     assert "sbatch: " in err and "invalid partition" in err.lower(), err

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vlm_eval import devices
+from vlm_eval.errors import BadInput
+from vlm_eval.scheduling.side_by_side import places
 from vlm_eval.store import RunFolder, read_json
 
 from ..helpers import FAULTY, make_data
@@ -108,4 +111,27 @@ def test_a_next_run_is_prepared_while_one_works(sweep):
 
 def test_no_visible_card_is_said_before_anything_starts(sweep):
     ended, lines, _ = sweep("engine.mode=ok", "hydra.launcher.cards=[]")
-    assert ended.code == 2 and "no card to run on" in ended.err and lines == []
+    assert ended.code == 2 and "no card to run on" in ended.err and lines == [] and ended.out == ""
+    assert not Path("multirun").exists()
+
+
+def test_why_a_run_could_not_begin_is_said(sweep, monkeypatch):
+    def refused(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("vlm_eval.scheduling.side_by_side._forks", refused)
+    ended, _, _ = sweep("engine.mode=ok,one_bad")
+    assert ended.code == 1 and "Too many open files" in ended.err and "2 not begun" in ended.out
+
+
+def test_sizes_are_of_the_cards_that_are_visible(monkeypatch):
+    monkeypatch.setattr(devices, "find_device", lambda: devices.Device("cuda", "card", 80))
+    monkeypatch.setattr(devices, "cards", lambda: [devices.Card("2", 70), devices.Card("3", 60)])
+    found = [places(sizes, 1, 1).cards for sizes in (None, [40, 50], [40])]
+    assert [[(card.name, card.gib) for card in cards] for cards in found] == [
+        [("2", 70), ("3", 60)],
+        [("2", 40), ("3", 50)],
+        [("2", 40)],
+    ]
+    with pytest.raises(BadInput, match="2 cards are here"):
+        places([1, 2, 3], 1, 1)

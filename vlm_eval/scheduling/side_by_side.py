@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from vlm_eval import devices, launch, signals
 from vlm_eval.config import validate
 from vlm_eval.engines.base import module_of
+from vlm_eval.errors import BadInput
 from vlm_eval.job import Job
 from vlm_eval.scheduling.forks import Forks, start_anew
 from vlm_eval.scheduling.scheduler import Place, Places, Stopped
@@ -23,15 +24,24 @@ IMPORTS_LOG = "imports.log"  # what was said while they were made; in the sweep'
 END_WITHIN_S = 1.5  # for the threads to write how their runs ended, when the processes are gone
 
 
+def places(sizes_gib: Optional[Sequence[float]], prefetch: int, scoring: int) -> Places:
+    """The cards of this machine, with as much of each as is free, or as `sizes_gib` says (BadInput if they are fewer).
+
+    On a machine without any, `sizes_gib` stands for cards that nobody opens, as tests have them."""
+    there = [] if devices.find_device().kind == "cpu" else devices.cards()
+    if sizes_gib is None:
+        return Places(there, devices.find_device().kind == "cpu", prefetch, scoring)
+    if there and len(sizes_gib) > len(there):
+        raise BadInput(f"hydra.launcher.cards={list(sizes_gib)}: {len(there)} cards are here")
+    names = [card.name for card in there] or [str(number) for number in range(len(sizes_gib))]
+    return Places([devices.Card(*card) for card in zip(names, sizes_gib)], False, prefetch, scoring)
+
+
 class SideBySide:
     """Context manager around the composing of all jobs; its end waits for all runs."""
 
-    def __init__(self, sizes_gib: Optional[Sequence[float]], prefetch: int, scoring: int, runs: int):
-        on_cpu = sizes_gib is None and devices.find_device().kind == "cpu"
-        cards = [] if on_cpu else devices.cards()
-        if sizes_gib is not None:
-            cards = [devices.Card(str(number), gib) for number, gib in enumerate(sizes_gib)]
-        self._places = Places(cards, on_cpu, prefetch, scoring)
+    def __init__(self, places: Places, runs: int):
+        self._places = places
         self._runs = runs
         self._forks: Optional[Forks] = None
         self._threads: list[threading.Thread] = []
