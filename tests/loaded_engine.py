@@ -18,7 +18,7 @@ class LoadedEngineConfig(FaultyEngineConfig):
 
 class LoadedEngine(FaultyEngine):
     def start(self) -> dict[str, Any]:
-        self.holds_card = True
+        self.cards_held = 1
         _log("answers", self.config.mode, str(os.getpid()))
         return super().start()
 

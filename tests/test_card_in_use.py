@@ -14,6 +14,7 @@ from .helpers import QUICK
 SMI = """#!/bin/sh
 case "$*" in
   *memory.total*) echo "NVIDIA H100 80GB HBM3, 81559" ;;
+  *index,uuid,memory.free*) printf '0, GPU-a, [N/A]\n1, GPU-b, {free}\n' ;;
   *memory.free*) echo "{free}" ;;
   *compute-apps*) printf '%s' "{apps}" ;;
 esac
@@ -53,9 +54,17 @@ def test_who_holds_the_card_and_what_would_fit(card, vlm_eval_cli, tmp_path):
 
 def test_what_would_fit_does(card, vlm_eval_cli):
     card(19148)
-    small = ("-m", "model=qwen2_vl_2b", "quant=awq", *QUICK, "sweep.dry_run=true", "run.seed=0,1")
+    small = ("model=qwen2_vl_2b", "quant=awq", *QUICK, "sweep.dry_run=true")
     assert vlm_eval_cli(*small, "engine.gpu_memory_utilization=0.22").code == 0
     assert vlm_eval_cli(*small, "engine.gpu_memory_utilization=0.3").code == 2
+
+
+def test_in_a_sweep_a_share_of_any_card_will_do(card, vlm_eval_cli):
+    card(15000)
+    sweep = ("-m", *QUICK, "sweep.dry_run=true", "run.seed=0,1")
+    assert vlm_eval_cli(*sweep, "model=qwen2_vl_2b", "quant=awq").code == 0
+    ended = vlm_eval_cli(*sweep, "model=qwen2_vl_7b", "quant=bf16")
+    assert ended.code == 2 and "needs about " in ended.err and "no visible card has more than 14.6 free" in ended.err
 
 
 def test_too_little_is_left_for_this_model(card, vlm_eval_cli):

@@ -100,9 +100,9 @@ def stage(tmp_path):
     (tmp_path / "run").mkdir()
     folder = RunFolder(tmp_path / "run")
 
-    def run(levels, slow, granted=(), holds_card=False):
+    def run(levels, slow, granted=(), cards_held=0):
         engine, report = Loaded(levels, slow), Told(granted)
-        engine.holds_card = holds_card
+        engine.cards_held = cards_held
         run.last = report, measure_load(cfg, task, engine, items, folder, report)
         return folder.read("load")
 
@@ -219,7 +219,7 @@ def test_a_death_keeps_whole_levels(stage):
 def test_where_the_card_is_held_another_process_goes_on(stage, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     slow = Slow(2, 0.01)
-    assert stage([concurrency(1)], slow, holds_card=True) == [] and slow.started == 0
+    assert stage([concurrency(1)], slow, cards_held=1) == [] and slow.started == 0
     assert stage.last[1] == {"process_ends": True} and stage.last[0].asks == []
     granted = {"cards": "1", "gib": None, "process_ends": True}
     assert len(stage([concurrency(1)], slow, granted)) == 8

@@ -93,12 +93,13 @@ def test_samples_have_all_visible_cards(nvml, monkeypatch):
     assert {s.gpu_percent for s in samples} == {(5.0, 70.0)}
 
 
-def test_energy_is_of_the_visible_cards(nvml, monkeypatch):
-    assert resources.energy_j() == 7000.5
+def test_energy_is_of_the_cards_that_the_engine_has(nvml, monkeypatch):
+    assert resources.energy_j(2) == 7000.5
+    assert resources.energy_j(1) == 5000.0  # one of those that are visible
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert resources.energy_j() == 2000.5
+    assert resources.energy_j(1) == 2000.5
     nvml.counts_energy = False
-    assert resources.energy_j() is None
+    assert resources.energy_j(1) is None
 
 
 def test_a_full_disk_ends_the_series_and_not_the_watch(nvml, capsys):

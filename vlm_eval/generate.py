@@ -149,7 +149,7 @@ Spent = tuple[float, int]  # joules, and for how many answers
 
 def _energy_of(engine: Engine, shared: bool) -> Optional[float]:
     """Of the cards that are this engine's alone: what others on them take is no matter of this run's."""
-    return energy_j() if engine.holds_card and not shared else None
+    return energy_j(engine.cards_held) if engine.cards_held and not shared else None
 
 
 def _spent(before: Optional[float], after: Optional[float], answers: int) -> Spent:

@@ -237,7 +237,9 @@ def environment(cfg: DictConfig) -> dict[str, str]:
     of_engine = engine.environment(OmegaConf.to_object(cfg.engine)) if hasattr(engine, "environment") else {}
     judge = config.build(cfg.judge)
     of_judge = judge.environment()
-    return {**of_judge, **of_engine, **os.environ}  # a person's own setting wins
+    # CUDA's own order of cards is by their speed, that of nvidia-smi and NVML, which say what is free, is not.
+    common = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {**common, **of_judge, **of_engine, **os.environ}  # a person's own setting wins
 
 
 def _stop(process: Process) -> None:

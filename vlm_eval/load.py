@@ -47,7 +47,7 @@ def measure_load(
     todo = {level: plan for level, plan in plans.items() if (level.kind, level.value) not in done}
     if not todo:
         return {}
-    if engine.holds_card and report.answers is not None:  # a run by itself: nobody granted it a card
+    if engine.cards_held and report.answers is not None:  # a run by itself: nobody granted it a card
         return {"process_ends": True}
     granted = report.ask("load", **{**engine.need(()), "gib": None})
     asyncio.run(_measure(engine.streaming(), todo, {(r.item_id, r.repeat): r for r in requests}, folder, report))

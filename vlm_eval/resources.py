@@ -93,13 +93,13 @@ class ResourceWatch:
             self._tell = None
 
 
-def energy_j() -> Optional[float]:
-    """Joules that the visible cards have taken since their driver was loaded, whoever used them; None where NVML does
-    not say: on a CPU, of MIG slices, before Volta."""
+def energy_j(cards: int) -> Optional[float]:
+    """Joules that the first visible cards, so many, have taken since their driver was loaded, whoever used them; None
+    where NVML does not say: on a CPU, of MIG slices, before Volta."""
     if (nvml := _open_nvml()) is None:
         return None
     try:
-        return sum(nvml.nvmlDeviceGetTotalEnergyConsumption(card) for card in _visible(nvml)) / 1000
+        return sum(nvml.nvmlDeviceGetTotalEnergyConsumption(card) for card in _visible(nvml)[:cards]) / 1000
     except nvml.NVMLError:
         return None
 

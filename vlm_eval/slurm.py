@@ -67,7 +67,9 @@ def launch(
     try:
         _wait(array)
     except BaseException:  # Ctrl-C or SIGTERM: no run outlives its sweep
-        subprocess.run(["scancel", array], capture_output=True)
+        cancelled = subprocess.run(["scancel", array], capture_output=True, text=True)
+        if cancelled.returncode:  # its jobs may go on
+            print(f"vlm-eval: scancel {array}: {' '.join(cancelled.stderr.split())}", file=sys.stderr)
         _wait(array, STOP_WITHIN_S)
         raise
     finally:

@@ -62,7 +62,7 @@ def check_points(overrides: Sequence[Any], composed: Sequence[DictConfig]) -> li
             run_dir = Path(point.hydra.sweep.dir) / point.hydra.sweep.subdir
             refuse_in_config(point)
             checked.append(config.validate(point))
-            plans.append(preflight.check(checked[-1], str(run_dir), asked, point.hydra.overrides.task))
+            plans.append(preflight.check(checked[-1], str(run_dir), asked, point.hydra.overrides.task, in_sweep=True))
         except BadInput as error:
             raise BadInput(f"{error} [in {point.hydra.sweep.subdir}]" if len(composed) > 1 else str(error)) from error
     if checked[0].statistics.baseline:

@@ -79,10 +79,11 @@ class Engine(Protocol):
     `engine.candidate=all` stands for in a sweep.
     """
 
+    in_sweep: bool = False  # set before check(): its launcher finds it a place, which may be a share of any card
     answers: int = 0  # that the run has in all; set before need()
     share_gib: Optional[float] = None  # of its card, set before start(); None: all, as its config says
     # Set by start():
-    holds_card: bool = False  # after stop(), too: only the end of the process frees it
+    cards_held: int = 0  # the first visible ones; after stop(), too: only the end of the process frees them
 
     def need(self, todo: Sequence[Request]) -> Mapping[str, Any]:
         """What it takes of a machine's cards: how many `cards`, and of each `gib`, None where that is not known."""

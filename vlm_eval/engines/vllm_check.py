@@ -20,8 +20,9 @@ OPTIONS_OF_THEIR_OWN = {"trust_remote_code": "model.trust_remote_code", "load_fo
 MARGIN_GIB = 0.5  # the CUDA context of the process itself is taken before vLLM looks
 
 
-def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Optional[float]:
-    """Checkpoint there and what `quant` says, prompts fit, memory plausible; GiB needed, None when unknown."""
+def check(config, candidate: Candidate, task: Task, items: Sequence[Item], in_sweep: bool = False) -> Optional[float]:
+    """Checkpoint there and what `quant` says, prompts fit, memory plausible; GiB needed, None when unknown. `in_sweep`:
+    it may get a share of any card."""
     for key, option in OPTIONS_OF_THEIR_OWN.items():
         if key in config.extra:
             raise BadInput(f"engine.extra.{key}: it has an option of its own, {option}")
@@ -46,7 +47,7 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item]) -> Op
     if folder:
         checkpoints.check_quantisation(folder, quant)
         _check_lengths(config, task, items, folder)
-    return check_memory(config, candidate)
+    return check_memory(config, candidate, in_sweep)
 
 
 def _check_cards(config) -> None:
@@ -55,6 +56,8 @@ def _check_cards(config) -> None:
     on_cpu = find_device().kind == "cpu"
     if config.pipeline_parallel_size > 1 and on_cpu:  # its second worker raises at the first request (vLLM 0.32)
         raise BadInput("engine.pipeline_parallel_size: vLLM has none on a CPU; engine.tensor_parallel_size works there")
+    if config.cards > 1 and config.memory_at:
+        raise BadInput("engine.memory_at: measured on one card; without tensor and pipeline parallel engines")
     if config.cards > 1 and not on_cpu and config.cards > (here := len(cards())):
         raise BadInput(
             f"engine.tensor_parallel_size={config.tensor_parallel_size} x engine.pipeline_parallel_size="
@@ -83,7 +86,7 @@ def check_code(config, candidate: Candidate, folder: Optional[str]) -> None:
         checkpoints.warn_of_code("model.trust_remote_code", where)
 
 
-def check_memory(config, candidate: Candidate) -> Optional[float]:
+def check_memory(config, candidate: Candidate, in_sweep: bool = False) -> Optional[float]:
     """BadInput where it is too little, with the numbers, before anything is loaded; GiB needed, None when unknown."""
     model, quant = candidate.model, candidate.quant
     folder = checkpoints.on_disk(model, quant)
@@ -91,7 +94,7 @@ def check_memory(config, candidate: Candidate) -> Optional[float]:
     if weights is None:
         return None
     kv = checkpoints.kv_bytes_per_token(model, folder)
-    return _check_memory(config, f"model={model.name} quant={quant.name}", weights, kv)
+    return _check_memory(config, f"model={model.name} quant={quant.name}", weights, kv, in_sweep)
 
 
 def _check_lengths(config, task: Task, items: Sequence[Item], folder: str) -> None:
@@ -119,7 +122,7 @@ def _check_lengths(config, task: Task, items: Sequence[Item], folder: str) -> No
             )
 
 
-def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int) -> float:
+def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int, in_sweep: bool) -> float:
     """Weights, the KV cache of one whole context and the runtime, against the device."""
     device = find_device()
     kv = kv_bytes_per_token * config.max_model_len / 2**30
@@ -135,9 +138,21 @@ def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int
             f"{takes}, {device.name} offers {there:.1f}; take a smaller model or quantisation, or lower "
             "engine.max_model_len (on a CPU also engine.cpu_kv_cache_gib)"
         )
-    if device.kind == "cuda":
+    if device.kind == "cuda" and in_sweep:
+        _check_free_somewhere(takes, needed)
+    elif device.kind == "cuda":
         _check_free(config, takes, needed, device)
     return needed
+
+
+def _check_free_somewhere(takes: str, needed: float) -> None:
+    """What a sweep's launcher can give it is a share of a card, of what is free there."""
+    most = max((card.gib for card in cards()), default=needed)
+    if needed > most:
+        raise BadInput(
+            f"{takes}, and no visible card has more than {most:.1f} free; the rest is held by other processes. "
+            "End them, or take a smaller engine.max_model_len, model or quantisation"
+        )
 
 
 def _check_free(config, takes: str, needed: float, device: Device) -> None:

@@ -10,10 +10,15 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import sys
+import threading
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
+
+LIMIT_S = 30.0
 
 
 def inspect(folder: str) -> None:
@@ -35,6 +40,17 @@ def inspect(folder: str) -> None:
         traceback.print_exc()
 
 
+@contextmanager
+def _killed_after(seconds: float, pid: int) -> Iterator[None]:
+    timer = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def in_fork(function: Callable[[], Any]) -> Any:
     """What it returns; RuntimeError where it raised, or its process died."""
     read, write = os.pipe()
@@ -49,7 +65,7 @@ def in_fork(function: Callable[[], Any]) -> Any:
         finally:
             os._exit(1)
     os.close(write)
-    with os.fdopen(read, "rb") as found:
+    with os.fdopen(read, "rb") as found, _killed_after(LIMIT_S, child):  # a lock that another thread held is held there
         data = found.read()
     if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
         raise RuntimeError(f"the process that looks at the model's class ended with {code}")

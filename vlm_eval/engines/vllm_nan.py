@@ -36,10 +36,8 @@ class NanCounter:
     def paused(self) -> Iterator[None]:
         """Nothing is counted: that waits for the GPU at every token, and production does without."""
         self._llm.collective_rpc(_count, args=(False,))
-        try:
-            yield
-        finally:
-            self._llm.collective_rpc(_count, args=(True,))
+        yield  # what raises here is the engine's end, which nothing that is asked of it may hide
+        self._llm.collective_rpc(_count, args=(True,))
 
 
 def outer_id(internal: str) -> str:
