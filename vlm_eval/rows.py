@@ -56,7 +56,8 @@ def failed_if_empty(answer: Answer) -> Answer:
 
 @dataclass(frozen=True)
 class Latency:
-    """One answer timed alone: seconds from sending to the last and to the first token."""
+    """One answer timed alone: seconds from sending to the last and to the first token, and until picture and prompt
+    were prepared, which is work of the CPU."""
 
     item_id: str
     latency_s: Optional[float]
@@ -66,6 +67,7 @@ class Latency:
     error: Optional[str] = None
     repeat: int = 0
     cost_usd: Optional[float] = None
+    prepare_s: Optional[float] = None
     inputs: Optional[str] = None  # address of what it follows from (vlm_eval.addresses)
 
 

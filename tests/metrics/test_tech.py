@@ -62,14 +62,15 @@ def test_energy_of_an_answer():
 
 def test_times_by_hand():
     latencies = [
-        Latency("i0", 1.0, 0.2, output_tokens=5, chars=10),
-        Latency("i1", 3.0, 0.6, output_tokens=9, chars=60),
+        Latency("i0", 1.0, 0.2, output_tokens=5, chars=10, prepare_s=0.1),
+        Latency("i1", 3.0, 0.6, output_tokens=9, chars=60, prepare_s=0.4),
         Latency("i2", None, error="died"),
     ]
     summary = tech(answers=["Да"] * 3, latencies=latencies)
     assert summary["tech/latency_s_mean"] == 2.0 and summary["tech/latency_s_mean_n"] == 2
     assert summary["tech/latency_s_p50"] == 2.0
     assert summary["tech/ttft_s_mean"] == pytest.approx(0.4)
+    assert summary["tech/prepare_s_mean"] == pytest.approx(0.25)
     assert summary["tech/itl_s_mean"] == pytest.approx((0.8 / 4 + 2.4 / 8) / 2)
     assert summary["tech/chars_per_s_mean"] == pytest.approx((10 + 20) / 2)
 

@@ -297,6 +297,7 @@ class VllmEngine(Engine):
             self._enqueue(request, picture_id=f"alone {next(self._counter)}")
         except refusals() as error:
             return Latency(request.item_id, None, error=said_in_one_line(error), repeat=request.repeat)
+        prepared = time.monotonic()
         output = None
         while output is None:
             output = next((o for o in _step(self.llm.llm_engine) if o.finished), None)
@@ -309,6 +310,7 @@ class VllmEngine(Engine):
             item_id=request.item_id,
             latency_s=ended - sent,
             ttft_s=first - sent if first else None,
+            prepare_s=prepared - sent,
             output_tokens=len(answer.token_ids),
             chars=len(answer.text),
             repeat=request.repeat,

@@ -71,6 +71,7 @@ class Tech(PlainMetric):
         if len(ordered) >= 20:  # a 95th percentile needs at least one value above it
             summary["tech/latency_s_p95"] = statistics.quantiles(ordered, n=20, method="inclusive")[-1]
         summary |= named_mean("tech/ttft_s_mean", [(cluster[x.item_id], x.ttft_s) for x in timed if x.ttft_s])
+        summary |= named_mean("tech/prepare_s_mean", [(cluster[x.item_id], x.prepare_s) for x in timed if x.prepare_s])
         between = [
             (cluster[x.item_id], (x.latency_s - x.ttft_s) / (x.output_tokens - 1))
             for x in timed
