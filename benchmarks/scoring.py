@@ -45,11 +45,11 @@ def time_metrics(table: Path, names: list[str]) -> None:
     """All candidates' answers in one process, each metric in turn; a candidate's answer is a repeat of its own."""
     from hydra import compose, initialize_config_dir
 
-    from vlm_eval import config, paths
+    from vlm_eval import config, paths, resolvers
     from vlm_eval.metrics.base import Answered
     from vlm_eval.rows import Answer, Item
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(paths.conf()), version_base="1.3"):
         cfg = config.validate(compose("config", [f"metrics=[{','.join(names)}]"]))
     items, answers = {}, []

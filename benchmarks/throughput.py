@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pairs import compare, machine
 
-from vlm_eval import addresses, config, paths
+from vlm_eval import addresses, config, paths, resolvers
 from vlm_eval.engines import vllm as engine_module
 from vlm_eval.engines.base import Candidate, Request, with_images
 from vlm_eval.generate import answer_all, requests_of
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("overrides", nargs="*", help="e.g. quant=awq")
     chosen = parser.parse_args()
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(paths.conf()), version_base="1.3"):
         composed = compose("config", [f"task.repeats={chosen.answers // 10}", *chosen.overrides])
     cfg = config.validate(composed)

@@ -23,17 +23,17 @@ from vlm_eval.store import RunFolder, read_json
 
 def ours(sweep: Path, store: str) -> int:
     """As at the end of runs and sweep; how many rows there are."""
-    from vlm_eval import config
+    from vlm_eval import resolvers
     from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     tracker = Mlflow(MlflowConfig(uri=store, artifacts=str(sweep / "artifacts")))
     described = read_json(sweep / "sweep.json") | {"mlflow_run_id": None, "failed": 0}
     described["mlflow_run_id"] = tracker.begin_sweep(described, str(sweep))
     for point in described["points"]:
         run = RunFolder(sweep / point["folder"])
         run.set_mlflow_run(None)
-        tracker.log_run(config.load(run.path), run)
+        tracker.log_run(resolvers.load_config(run.path), run)
     tracker.end_sweep(described, str(sweep))
     return rows_in(store)
 

@@ -63,9 +63,9 @@ def composed(*overrides: str) -> Any:
     """The config as Hydra composes it and our schemas complete it."""
     from hydra import compose, initialize_config_dir
 
-    from vlm_eval import config, paths
+    from vlm_eval import config, paths, resolvers
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(paths.conf()), version_base="1.3"):
         return config.validate(compose("config", list(overrides)))
 

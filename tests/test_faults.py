@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm_eval import config, launch
+from vlm_eval import launch, resolvers
 from vlm_eval.store import RunFolder, read_json
 from vlm_eval.tracking.run_facts import tags_of
 
@@ -366,7 +366,8 @@ def test_a_died_engine_is_started_again_so_often_and_says_so(vlm_eval_cli, argum
         assert len(answered(found[mode])) == len(set(found[mode].read("answers"))) == 4
         assert "started again, 1 of engine.retries=1" in ended.err
     assert found["start"].provenance()["engine_restarts"] == []
-    tags = {mode: tags_of(config.load(run.path), run, None)["vlm_eval.engine_restarts"] for mode, run in found.items()}
+    configs = {mode: resolvers.load_config(run.path) for mode, run in found.items()}
+    tags = {mode: tags_of(configs[mode], run, None)["vlm_eval.engine_restarts"] for mode, run in found.items()}
     assert tags == {"kill": "1", "raise": "1", "start": None}
     log.unlink()
     resumed = vlm_eval_cli(

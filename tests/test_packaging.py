@@ -20,10 +20,10 @@ MADE = {"__pycache__"}
 COMPOSE_ALL = """
 from pathlib import Path
 from hydra import compose, initialize_config_dir
-import vlm_eval.config
+import vlm_eval.resolvers
 import vlm_eval.paths
 
-vlm_eval.config.register_resolvers()
+vlm_eval.resolvers.register_resolvers()
 conf = vlm_eval.paths.conf()
 assert conf.parent == Path(vlm_eval.paths.PACKAGE), conf
 with initialize_config_dir(str(conf), version_base=None):

@@ -162,7 +162,7 @@ def test_no_config_of_this_project_is_refused():
     """Every option of every group, and every experiment."""
     from hydra import compose, initialize_config_dir
 
-    from vlm_eval.config import register_resolvers
+    from vlm_eval.resolvers import register_resolvers
 
     register_resolvers()
     # Groups whose options other options need first are covered by the experiments.

@@ -47,7 +47,8 @@ def main() -> int:
         return 0
     import hydra
 
-    from vlm_eval.config import as_hydra_takes_it, explain_hydra, is_about_config, register_resolvers
+    from vlm_eval.config import as_hydra_takes_it, explain_hydra, is_about_config
+    from vlm_eval.resolvers import register_resolvers
 
     register_resolvers()
     # argparse takes no override after an option that stands between overrides: -m goes to the front.

@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 
-from vlm_eval import config
+from vlm_eval import config, resolvers
 from vlm_eval.engines.recorded import recorded_config
 from vlm_eval.errors import BadInput, one_line
 from vlm_eval.secret_input import guarded, refuse_in_config
@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--artifacts", help="of a local store that is made now; default: the sweep's own")
     parser.add_argument("--experiment", help="default: the sweep's own")
     asked = parser.parse_args()
-    config.register_resolvers()
+    resolvers.register_resolvers()
     try:
         return import_folder(asked.sweep_dir.resolve(), asked.uri, asked.artifacts, asked.experiment)
     except BadInput as error:

@@ -22,7 +22,7 @@ from typing import Any, Iterator, Optional, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from vlm_eval import config, paths
+from vlm_eval import config, paths, resolvers
 from vlm_eval.engines.recorded import recorded_config
 from vlm_eval.errors import BadInput
 from vlm_eval.judges.agreement_with_people import named_agreement, side_by_side
@@ -107,7 +107,7 @@ def compose(overrides: Sequence[str], config_dir: Optional[Path] = None) -> Dict
         if not config_dir.is_dir():
             raise BadInput(f"--config-dir={config_dir}: no such folder")
         overrides = [*overrides, f"hydra.searchpath=['file://{config_dir.resolve()}']"]
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(paths.conf()), version_base="1.3"):
         composed = hydra_compose("config", list(overrides))
     refuse_in_config(composed.judge, "judge")
@@ -224,7 +224,7 @@ def _close(sweep_dir: Path, sweep: dict[str, Any], jobs: Sequence[Job]) -> None:
     """What stands at the end of a sweep, anew: MLflow's runs, comparison.csv, sweep.json, the closing table."""
     agreement = _agreement(jobs)
     with _standing_in(Path(sweep["cwd"])):  # where relative paths of the tracker and the data hold
-        own = {job.folder.path: config.load(job.folder.path) for job in jobs}
+        own = {job.folder.path: resolvers.load_config(job.folder.path) for job in jobs}
         tracker = config.build(own[jobs[0].folder.path].tracking)
         for job in jobs:
             track(tracker, own[job.folder.path], job.folder, "vlm-eval-judge")

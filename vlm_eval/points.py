@@ -8,7 +8,7 @@ from typing import Optional, Sequence
 
 from omegaconf import OmegaConf
 
-from vlm_eval import config, judging
+from vlm_eval import config, judging, resolvers
 from vlm_eval.comparison import Run, read_runs
 from vlm_eval.errors import BadInput
 from vlm_eval.reasons import Reason
@@ -87,7 +87,7 @@ def read_points(sweep_dir: Path, metric: Optional[str] = None, judge: Optional[s
     sweep = read_json(sweep_dir / "sweep.json")
     if not sweep:
         raise BadInput(f"{sweep_dir}: no sweep.json here; give the folder of a sweep")
-    config.register_resolvers()  # the names of a replayed model and quant need them
+    resolvers.register_resolvers()  # the names of a replayed model and quant need them
     return points_of(sweep_dir, read_runs(sweep_dir, sweep), metric, judge)
 
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
-from vlm_eval import config, references, secrets
+from vlm_eval import config, references, resolvers, secrets
 from vlm_eval.engines.base import Engine, engine_of
 from vlm_eval.errors import one_line
 from vlm_eval.generate import EngineDied, generate
@@ -105,7 +105,7 @@ def main(run_dir: str) -> int:
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        cfg = config.load(folder.path)
+        cfg = resolvers.load_config(folder.path)
         run(cfg, folder, report)
     except KeyboardInterrupt:
         return 130

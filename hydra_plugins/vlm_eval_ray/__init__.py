@@ -1,6 +1,6 @@
 """Hydra's launcher for a Ray cluster.
 
-Hydra loads launchers only from the `hydra_plugins` namespace; the work itself is in vlm_eval.ray_cluster.
+Hydra loads launchers only from the `hydra_plugins` namespace; the work itself is in vlm_eval.launchers.ray.
 """
 
 from typing import Any, Sequence
@@ -16,7 +16,7 @@ class VlmEvalRayLauncher(BeginningLauncher):
         self.params = params
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        from vlm_eval.ray_cluster import Tasks
+        from vlm_eval.launchers.ray import Tasks
 
         self.tasks = Tasks(self.params)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)

@@ -1,6 +1,6 @@
 """hydra-submitit-launcher's Slurm launcher, for runs that go on where they were and a sweep that hears how each ended.
 
-Hydra loads launchers only from the `hydra_plugins` namespace; the work itself is in vlm_eval.slurm.
+Hydra loads launchers only from the `hydra_plugins` namespace; the work itself is in vlm_eval.launchers.slurm.
 """
 
 import warnings
@@ -32,19 +32,19 @@ class VlmEvalSlurmLauncher(SlurmLauncher or Launcher):
             super().__init__(**params)
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        from vlm_eval import slurm
+        from vlm_eval.launchers import slurm
 
         slurm.check_there(installed=SlurmLauncher is not None)
         super().setup(hydra_context=hydra_context, task_function=slurm.job, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from vlm_eval import slurm
+        from vlm_eval.launchers import slurm
 
         return slurm.launch(self, self.params, self.config, job_overrides)
 
     def __call__(self, *arguments: Any) -> JobReturn:
         """In a job's process."""
-        from vlm_eval import slurm
+        from vlm_eval.launchers import slurm
 
         with slurm.in_a_job():
             return super().__call__(*arguments)

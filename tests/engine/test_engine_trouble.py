@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import vlm_eval
-from vlm_eval import config, paths
+from vlm_eval import paths, resolvers
 from vlm_eval.store import RunFolder
 from vlm_eval.tracking.run_facts import tags_of
 
@@ -65,7 +65,7 @@ def test_a_died_engine_is_started_again_and_leaves_nothing(tmp_path):
     [restart] = folder.provenance()["engine_restarts"]
     assert restart["stage"] == "generate" and restart["error"].startswith("killed by SIGKILL")
     assert "started again, 1 of engine.retries=1" in run.result.stderr
-    tags = tags_of(config.load(folder.path), folder, None)
+    tags = tags_of(resolvers.load_config(folder.path), folder, None)
     assert tags["vlm_eval.engine_restarts"] == "1"
     # Code of the checkpoint may run: that is said wherever one looks.
     assert "model.trust_remote_code=true" in run.result.stderr and tags["trust_remote_code"] == "True"

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from tests import mlflow_server
 from tests.engine.conftest import vlm_eval
-from vlm_eval import config
+from vlm_eval import resolvers
 from vlm_eval.store import RunFolder
 from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig
 
@@ -64,7 +64,7 @@ def test_a_server_gets_the_same_over_http(demo_sweep, server, tmp_path):
     # A copy: it has the id of its run in the local store, which this server does not know.
     folder = RunFolder(shutil.copytree(demo_sweep.runs[0].path, tmp_path / "run"))
     assert folder.status()["mlflow_run_id"]
-    run_id = tracker.log_run(config.load(folder.path), folder)
+    run_id = tracker.log_run(resolvers.load_config(folder.path), folder)
     client = MlflowClient(server)
     check_child(client, client.get_run(run_id), folder)
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from vlm_eval import config, paths
+from vlm_eval import config, paths, resolvers
 from vlm_eval.errors import BadInput
 
 KEYS = [
@@ -101,7 +101,7 @@ override = st.builds(
 
 @pytest.fixture(scope="module", autouse=True)
 def hydra():
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(paths.conf()), version_base="1.3"):
         yield
     GlobalHydra.instance().clear()

@@ -18,7 +18,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from PIL import Image
 
 from tests.report.sweep import make_sweep
-from vlm_eval import config
+from vlm_eval import resolvers
 from vlm_eval.judging import summarise_judges
 from vlm_eval.rows import Answer, Judgement, Latency
 from vlm_eval.store import RunFolder
@@ -38,7 +38,7 @@ class Store:
         self.client = MlflowClient(f"sqlite:///{folder}/m.db")
 
     def log(self, run: RunFolder) -> str:
-        return self.tracker.log_run(config.load(run.path), run)
+        return self.tracker.log_run(resolvers.load_config(run.path), run)
 
     def rows(self, run_id: str) -> dict[str, object]:
         """Name -> TraceInfo; all traces of the run, whoever wrote them."""

@@ -12,7 +12,7 @@ from mlflow.artifacts import download_artifacts
 
 from tests.helpers import python
 from tests.report.sweep import make_sweep
-from vlm_eval import config
+from vlm_eval import resolvers
 from vlm_eval.report.write import write_report
 from vlm_eval.store import RunFolder, read_json
 from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig
@@ -24,7 +24,7 @@ def store(tmp_path) -> MlflowConfig:
 
 
 def logged(store: MlflowConfig, run: RunFolder) -> str:
-    return Mlflow(store).log_run(config.load(run.path), run)
+    return Mlflow(store).log_run(resolvers.load_config(run.path), run)
 
 
 def table(store: MlflowConfig, run_id: str) -> list[dict]:

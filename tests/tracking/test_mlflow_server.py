@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, text
 from tests import mlflow_server
 from tests.helpers import REPO
 from tests.report.sweep import make_sweep
-from vlm_eval import config
+from vlm_eval import resolvers
 from vlm_eval.store import RunFolder, read_json, write_json
 from vlm_eval.tracking.mlflow import Mlflow, MlflowConfig
 
@@ -165,7 +165,7 @@ def test_a_sweep_is_there_with_all_rows_and_once(run_id, server, client, tmp_pat
         sweep["mlflow_run_id"] = tracker.begin_sweep(sweep, str(folder))
         write_json(folder / "sweep.json", sweep)
         runs = [RunFolder(folder / f"demo-{quant}-vqa") for quant in ("gptq4", "bf16")]
-        ids = [tracker.log_run(config.load(run.path), run) for run in runs]
+        ids = [tracker.log_run(resolvers.load_config(run.path), run) for run in runs]
         tracker.end_sweep(sweep, str(folder))
     experiment = client.get_experiment_by_name("свип").experiment_id
     assert {run.info.run_id for run in client.search_runs([experiment])} == {sweep["mlflow_run_id"], *ids}

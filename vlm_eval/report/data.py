@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-from vlm_eval import config, judging
+from vlm_eval import config, judging, resolvers
 from vlm_eval.comparison import Run, not_comparable, not_scored, read_runs
 from vlm_eval.errors import BadInput
 from vlm_eval.reasons import Reason
@@ -115,7 +115,7 @@ def read_sweep(folder: Path) -> SweepData:
     sweep = read_json(folder / "sweep.json")
     if not sweep:
         raise BadInput(f"{folder}: no sweep.json here; give the folder of a sweep")
-    config.register_resolvers()  # the names of a replayed model and quant need them
+    resolvers.register_resolvers()  # the names of a replayed model and quant need them
     runs = read_runs(folder, sweep)
     labels = _labels(runs)
     candidates = [_read(folder, run, labels[run.folder]) for run in runs]

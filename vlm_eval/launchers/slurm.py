@@ -21,8 +21,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from omegaconf import DictConfig
 
-from vlm_eval import config as configs
-from vlm_eval import secrets, signals
+from vlm_eval import resolvers, secrets, signals
 from vlm_eval.errors import BadInput, one_line
 from vlm_eval.job import Job
 from vlm_eval.launch import STOP_WITHIN_S, failed
@@ -164,7 +163,7 @@ def _ended(job_id: str) -> tuple[str, int]:
 @contextmanager
 def in_a_job() -> Iterator[None]:
     """Around a job's work. A signal stops the run and ends the job without a result."""
-    configs.register_resolvers()
+    resolvers.register_resolvers()
     requeue = signal.getsignal(_before_the_end())  # submitit's
 
     def out_of_time(number: int, frame: Any) -> None:

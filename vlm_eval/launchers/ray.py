@@ -21,8 +21,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional
 
 from omegaconf import DictConfig
 
-from vlm_eval import config as configs
-from vlm_eval import secrets, signals
+from vlm_eval import resolvers, secrets, signals
 from vlm_eval.errors import BadInput, one_line
 from vlm_eval.job import Job
 from vlm_eval.launch import STOP_WITHIN_S, failed, stop_all
@@ -184,7 +183,7 @@ def _check_granted(params: Mapping[str, Any], nodes: list[dict[str, Any]]) -> No
 def work(job: Job, typed_in: str, variables: Mapping[str, str]) -> dict[str, Any]:
     """status.json of a run, at its end. `typed_in`: the folder from which its paths count. `variables` go into its
     environment, beside those of the node."""
-    configs.register_resolvers()
+    resolvers.register_resolvers()
     _until_free(job.run_dir)
     status = Future[dict[str, Any]]()
     # In a thread: Ray's cancel only marks the main one, which must be at work in Python to see it.
