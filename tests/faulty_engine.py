@@ -132,6 +132,8 @@ class FaultyEngine(Engine):
         return {"found": "nothing, it is a fake", "engine_start_s": 0.01}
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
+        if self.mode == "lost_card" and os.environ["CUDA_VISIBLE_DEVICES"] == "1":
+            raise RuntimeError("CUDA error: GPU is lost")
         for number, request in enumerate(requests):
             time.sleep(self.config.delay_s)
             if number == self.config.after and self.mode in FAULTS:

@@ -27,6 +27,7 @@ class Nvml:
     def __init__(self):
         self.ours = 0.0
         self.counts_energy = True
+        self.lost = False
 
     def nvmlDeviceGetCount(self):
         return 2
@@ -42,6 +43,8 @@ class Nvml:
         return [SimpleNamespace(pid=1, usedGpuMemory=60 * GIB), *known] if card == "card0" else []
 
     def nvmlDeviceGetMemoryInfo(self, card):
+        if self.lost:
+            raise self.NVMLError("GPU is lost")
         return SimpleNamespace(used=int((60 + self.ours) * GIB) if card == "card0" else GIB)
 
     def nvmlDeviceGetTotalEnergyConsumption(self, card):
@@ -100,6 +103,13 @@ def test_energy_is_of_the_cards_that_the_engine_has(nvml, monkeypatch):
     assert resources.energy_j(1) == 2000.5
     nvml.counts_energy = False
     assert resources.energy_j(1) is None
+
+
+def test_a_card_that_is_lost_ends_its_figures_and_not_the_watch(nvml):
+    nvml.ours = 5.0
+    used, samples = watched(1.0, then=lambda: setattr(nvml, "lost", True))
+    assert (used.gpu_peak_of, used.gpu_peak_gib) == ("processes", 5.0)
+    assert samples[0].gpu_gib == (65.0, 1.0) and samples[-1].gpu_gib == () and samples[-1].host_gib > 0.01
 
 
 def test_a_full_disk_ends_the_series_and_not_the_watch(nvml, capsys):

@@ -76,6 +76,13 @@ def cards() -> list[Card]:
     return [found[name] for name in named]
 
 
+def answers(name: str) -> bool:
+    """Whether a card that was there still is; one that has fallen off the bus does not say what is free."""
+    return (
+        name in _mig_slices() if name.startswith("MIG-") else bool(_nvidia_smi("--query-gpu=memory.free", "-i", name))
+    )
+
+
 def _mig_slices() -> dict[str, Device]:
     """By UUID, with the size that the name of each slice's profile says: nvidia-smi tells no more of them."""
     slices = re.findall(r"MIG (\S*?(\d+)gb\S*)\s+Device\s+\d+:\s+\(UUID: (MIG-[^)]+)\)", "\n".join(_nvidia_smi("-L")))

@@ -93,6 +93,8 @@ def launch(
                 status = _status_after(folder, ended, cfg.run.timeout_s)
         if ended.handed_over and not ended.code:
             continue
+        if status["state"] == "failed" and ended.stage in ENGINE_STAGES:
+            place.engine_died()
         if status["state"] != "failed" or ended.timed_out:
             break
         if ended.out_of_memory and not place.whole_card:

@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from vlm_eval import paths
+from vlm_eval.engines import vllm_inspect
 from vlm_eval.engines.vllm_inspect import in_fork
 
 pytestmark = pytest.mark.engine
 
 LOOK = """
 import sys
+import time
 from vlm_eval.engines.vllm_inspect import inspect
 from vllm.model_executor.models import registry
 
@@ -51,9 +54,12 @@ def test_what_fails_is_left_to_vllm(tmp_path):
     assert "left to vLLM's own process" in ended.stderr and "vLLM started a process of its own" in ended.stderr
 
 
-def test_what_a_fork_raises_is_no_result():
+def test_what_a_fork_raises_is_no_result(monkeypatch):
     assert in_fork(lambda: {"pid": os.getpid()})["pid"] != os.getpid()
     with pytest.raises(RuntimeError, match="ended with 1"):
         in_fork(lambda: 1 / 0)
     with pytest.raises(RuntimeError, match="ended with -9"):
         in_fork(lambda: os.kill(os.getpid(), 9))
+    monkeypatch.setattr(vllm_inspect, "LIMIT_S", 0.5)
+    with pytest.raises(RuntimeError, match="ended with -9"):
+        in_fork(lambda: time.sleep(60))

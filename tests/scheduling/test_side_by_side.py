@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,32 @@ def test_why_a_run_could_not_begin_is_said(sweep, monkeypatch):
     monkeypatch.setattr("vlm_eval.scheduling.side_by_side._forks", refused)
     ended, _, _ = sweep("engine.mode=ok,one_bad")
     assert ended.code == 1 and "Too many open files" in ended.err and "2 not begun" in ended.out
+
+
+SMI = """#!/bin/sh
+case "$*" in
+  *index,uuid,memory.free*) printf '0, GPU-a, 81000\\n1, GPU-b, 81000\\n' ;;
+  *"-i 1"*) echo "Unable to determine the device handle: GPU is lost"; exit 15 ;;
+  *memory.free*) echo 81000 ;;
+  *memory.total*) echo "NVIDIA H100 80GB HBM3, 81559" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("retries, failed", [(0, 1), (1, 0)])
+def test_a_card_that_is_lost_takes_one_engine_with_it(sweep, tmp_path, monkeypatch, retries, failed):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvidia-smi").write_text(SMI)
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(devices, "_has_cpu_vllm", lambda: False)
+    devices.find_device.cache_clear()
+    on_cards = ("engine.mode=lost_card", "engine.cards=1", "engine.gib=70", "engine.delay_s=1", "run.seed=0,1,2,3")
+    ended, lines, _ = sweep(*on_cards, f"engine.retries={retries}")
+    devices.find_device.cache_clear()
+    assert ended.code == failed and f"{4 - failed} of 4 runs ok" in ended.out, ended.err
+    assert "vlm-eval: card 1 does not answer any more" in ended.err
+    assert [line.split()[2] for line in lines if line.startswith("cards")].count("1") == 1
 
 
 def test_sizes_are_of_the_cards_that_are_visible(monkeypatch):

@@ -8,6 +8,7 @@ come first, else each might wait for the other.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Places:
     # Runs whose process waits, prepared, for the next free card; 0: one run after another, with its card to itself.
     prefetch: int = 1
     scoring: int = 1  # runs that are scored and judged at once, beside the engines
+    answers: Callable[[str], bool] = lambda name: True  # whether the card of this name is still there
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _claims: dict["Place", tuple[tuple[Card, float], ...]] = field(default_factory=dict)
     _working: dict["Place", frozenset[str]] = field(default_factory=dict)  # names of what they disturb
@@ -66,6 +68,17 @@ class Places:
             self._ahead.append(place)
             self._live.add(place)
             return place
+
+    def drop_lost_cards(self) -> None:
+        """One that is gone is the emptiest, and would draw every run to it. If none answers, that says nothing."""
+        lost = [card for card in self.cards if not self.answers(card.name)]
+        with self._changed:
+            left = [card for card in self.cards if card not in lost]
+            if lost and left:
+                self.cards = left
+                names = ", ".join(card.name for card in lost)
+                print(f"vlm-eval: card {names} does not answer any more: no further run is put on it", file=sys.stderr)
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """Nobody waits any more."""
@@ -111,12 +124,12 @@ class Places:
         found: list[tuple[Card, float]] = []
 
         def fits() -> bool:
+            if need.cards > len(self.cards):
+                raise BadInput(f"the engine asks for {need.cards} cards, {len(self.cards)} are here")
             found[:] = self._free_cards(need)
             my_turn = behind or not self._want_to_score and len(self._behind) <= self.scoring
             return my_turn and (not first or self._ahead[0] is place) and len(found) == max(1, need.cards)
 
-        if need.cards > len(self.cards):
-            raise BadInput(f"the engine asks for {need.cards} cards, {len(self.cards)} are here")
         if behind:
             self._want_to_score.add(place)
         try:
@@ -200,6 +213,10 @@ class Place:
     def end(self) -> None:
         self._places._leave(self, for_good=True)
 
+    def engine_died(self) -> None:
+        """What it stood on may have gone with it."""
+        self._places.drop_lost_cards()
+
     def grant(self) -> dict[str, Any]:
         claim = self._places._claims.get(self, ())
         if self._places.on_cpu or not claim or claim[0][0] is NO_CARD:
@@ -220,7 +237,7 @@ class Anywhere:
     def pause(self) -> None:
         """Nothing is held."""
 
-    end = pause
+    end = engine_died = pause
 
 
 ANYWHERE = Anywhere()

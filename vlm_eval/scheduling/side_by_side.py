@@ -29,12 +29,13 @@ def places(sizes_gib: Optional[Sequence[float]], prefetch: int, scoring: int) ->
 
     On a machine without any, `sizes_gib` stands for cards that nobody opens, as tests have them."""
     there = [] if devices.find_device().kind == "cpu" else devices.cards()
+    answering = {"answers": devices.answers} if there else {}
     if sizes_gib is None:
-        return Places(there, devices.find_device().kind == "cpu", prefetch, scoring)
+        return Places(there, devices.find_device().kind == "cpu", prefetch, scoring, **answering)
     if there and len(sizes_gib) > len(there):
         raise BadInput(f"hydra.launcher.cards={list(sizes_gib)}: {len(there)} cards are here")
     names = [card.name for card in there] or [str(number) for number in range(len(sizes_gib))]
-    return Places([devices.Card(*card) for card in zip(names, sizes_gib)], False, prefetch, scoring)
+    return Places([devices.Card(*card) for card in zip(names, sizes_gib)], False, prefetch, scoring, **answering)
 
 
 class SideBySide:
