@@ -12,9 +12,9 @@ from vlm_eval.devices import Card
 SMI = """#!/bin/sh
 case "$*" in
   *index,uuid,memory.free*)
-    echo "0, GPU-aaa, 81000"
-    echo "1, GPU-bbb, 40960"
-    echo "2, GPU-ccc, [N/A]" ;;
+    echo "0, GPU-aaa, 81000, 81559"
+    echo "1, GPU-bbb, [N/A], 40960"
+    echo "2, GPU-ccc, [N/A], [N/A]" ;;
   *-L*)
     echo "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaa)"
     echo "  MIG 3g.40gb     Device  0: (UUID: MIG-111)"
@@ -23,7 +23,7 @@ case "$*" in
   *memory.total*) echo "NVIDIA H100 80GB HBM3, 81559" ;;
 esac
 """
-FIRST, SECOND = Card("0", 81000 / 1024), Card("1", 40.0)
+FIRST, SECOND = Card("0", 81000 / 1024, 81559 / 1024), Card("1", 40.0, 40.0)
 
 
 @pytest.fixture(autouse=True)

@@ -58,16 +58,23 @@ class Card:
 
     name: str
     gib: float
+    total_gib: Optional[float] = None  # None: no more than that
+
+    @property
+    def is_free(self) -> bool:
+        """But for what the driver holds."""
+        return self.total_gib is None or self.gib >= 0.95 * self.total_gib
 
 
 def cards() -> list[Card]:
     """All visible GPUs with what each has free now; MIG slices by their UUIDs, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = {}
-    for line in _ask_gpu("--query-gpu=index,uuid,memory.free", of_all=True):
-        index, uuid, free = (part.strip() for part in line.split(","))
-        if _is_number(free):
-            found[index] = found[uuid] = Card(index, float(free) / 1024)
+    for line in _ask_gpu("--query-gpu=index,uuid,memory.free,memory.total", of_all=True):
+        index, uuid, free, total = (part.strip() for part in line.split(","))
+        if _is_number(total):
+            free = free if _is_number(free) else total  # it does not say, and vLLM will look by itself
+            found[index] = found[uuid] = Card(index, float(free) / 1024, float(total) / 1024)
     found |= {uuid: Card(uuid, device.total_gib) for uuid, device in _mig_slices().items()}
     if visible is None:
         return list(dict.fromkeys(card for card in found.values() if not card.name.startswith("MIG-")))
@@ -77,10 +84,13 @@ def cards() -> list[Card]:
 
 
 def answers(name: str) -> bool:
-    """Whether a card that was there still is; one that has fallen off the bus does not say what is free."""
-    return (
-        name in _mig_slices() if name.startswith("MIG-") else bool(_nvidia_smi("--query-gpu=memory.free", "-i", name))
-    )
+    """Whether a card that was there still is: nvidia-smi says of one that has fallen off the bus that it is lost."""
+    if name.startswith("MIG-"):
+        return name in _mig_slices()
+    try:
+        return not subprocess.run(["nvidia-smi", "-i", name], capture_output=True, timeout=30).returncode
+    except (subprocess.TimeoutExpired, OSError):  # which says nothing of the card
+        return True
 
 
 def _mig_slices() -> dict[str, Device]:

@@ -86,6 +86,8 @@ def launch(
         try:
             _attempt(cfg, folder, Display(label), clock, ended, place, start)
         finally:
+            if ended.stage in ENGINE_STAGES and (ended.error or ended.code) and not signals.interrupted():
+                place.engine_died()  # before its card is the next one's
             place.pause()
             with suppress(OSError):  # removed, or not ours to write: its end below is masked as all errors are
                 secrets.mask_file(folder.path / "run.log")
@@ -93,8 +95,6 @@ def launch(
                 status = _status_after(folder, ended, cfg.run.timeout_s)
         if ended.handed_over and not ended.code:
             continue
-        if status["state"] == "failed" and ended.stage in ENGINE_STAGES:
-            place.engine_died()
         if status["state"] != "failed" or ended.timed_out:
             break
         if ended.out_of_memory and not place.whole_card:

@@ -50,6 +50,7 @@ def measure_load(
     if engine.cards_held and report.answers is not None:  # a run by itself: nobody granted it a card
         return {"process_ends": True}
     granted = report.ask("load", **{**engine.need(()), "gib": None})
+    engine.share_gib = granted.get("gib")
     asyncio.run(_measure(engine.streaming(), todo, {(r.item_id, r.repeat): r for r in requests}, folder, report))
     return granted
 

@@ -185,6 +185,42 @@ def test_scoring_that_needs_a_card_claims_it():
     assert waiting.given()
 
 
+def test_of_a_card_in_use_the_share_is_what_is_free():
+    there = Places([Card("0", 20, 80), Card("1", 79, 80)], on_cpu=False, prefetch=9)
+    first, second, third = there.begin(), there.begin(), there.begin()
+    assert engine(first, 15).given()["gib"] == 15
+    assert engine(second).given() == {"cards": "1", "gib": None, "process_ends": True}
+    first.end()
+    assert engine(third).given() == {"cards": "0", "gib": 20, "process_ends": True} and third.whole_card
+
+
+def test_a_lost_card_is_nobody_s_when_the_engine_on_it_has_died():
+    def answers(name):
+        time.sleep(0.3)  # as nvidia-smi does
+        return name != "0"
+
+    there = places(80, 80, answers=answers)
+    first, second, third = there.begin(), there.begin(), there.begin()
+    assert engine(first, 70).given()["cards"] == "0" and engine(second, 70).given()["cards"] == "1"
+    waiting = engine(third, 70)
+    assert waiting.waits
+    first.engine_died()
+    first.pause()
+    assert waiting.waits  # the other card is taken
+    second.engine_died()
+    second.pause()
+    assert waiting.given()["cards"] == "1"
+
+
+def test_what_had_a_whole_card_needs_no_whole_one_to_be_scored_on():
+    there = places(80, scoring=1)
+    first, second = there.begin(), there.begin()
+    assert engine(first).given()["gib"] is None
+    first.pause()
+    assert engine(second, 60).given()
+    assert Waiting(first.enter, "score", Need(8)).given()["gib"] == 8
+
+
 def test_scoring_that_wants_a_card_comes_before_the_next_engine_however_many_are_behind():
     there = places(80, scoring=1)
     first, second, third = (there.begin() for _ in range(3))

@@ -183,7 +183,7 @@ class VllmEngine(Engine):
     def streaming(self) -> Streaming:
         from vlm_eval.engines.vllm_load import AsyncVllm
 
-        self.share_gib = None  # it has its card to itself
+        self._estimated = None  # it has its card to itself, or all that is free of it
         self._made_ready()
         on_cpu = find_device().kind == "cpu"
         fast = on_cpu if self.config.start == "auto" else self.config.start == "fast"
@@ -214,6 +214,8 @@ class VllmEngine(Engine):
             arguments.update(enable_chunked_prefill=False, max_num_batched_tokens=max(4096, self.config.max_model_len))
         elif self.share_gib is None:
             arguments["gpu_memory_utilization"] = self.config.gpu_memory_utilization
+        elif self._estimated is None or self._estimated.total > self.share_gib:  # all that is free of a card in use
+            arguments["gpu_memory_utilization"] = vllm_check.fraction(self.share_gib)
         else:
             arguments.update(vllm_memory.arguments(self._estimated, self.share_gib))
             vllm_memory.keep_within(self.share_gib)

@@ -138,11 +138,16 @@ def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int
             f"{takes}, {device.name} offers {there:.1f}; take a smaller model or quantisation, or lower "
             "engine.max_model_len (on a CPU also engine.cpu_kv_cache_gib)"
         )
-    if device.kind == "cuda" and in_sweep:
+    if device.kind == "cuda" and in_sweep and config.cards == 1:
         _check_free_somewhere(takes, needed)
     elif device.kind == "cuda":
         _check_free(config, takes, needed, device)
     return needed
+
+
+def fraction(free_gib: float) -> float:
+    """Of the whole card, as gpu_memory_utilization wants it, where so much of it is free."""
+    return math.floor((free_gib - MARGIN_GIB) / find_device().total_gib * 100) / 100
 
 
 def _check_free_somewhere(takes: str, needed: float) -> None:
@@ -160,7 +165,7 @@ def _check_free(config, takes: str, needed: float, device: Device) -> None:
     card, wanted = card_in_use(), device.total_gib * config.gpu_memory_utilization
     if card is None or wanted <= card.free_gib:
         return
-    fits = math.floor((card.free_gib - MARGIN_GIB) / device.total_gib * 100) / 100
+    fits = fraction(card.free_gib)
     if fits * device.total_gib >= needed:
         way_out = f"engine.gpu_memory_utilization={fits:g} would fit"
     else:

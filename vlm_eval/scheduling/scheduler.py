@@ -69,15 +69,14 @@ class Places:
             self._live.add(place)
             return place
 
-    def drop_lost_cards(self) -> None:
-        """One that is gone is the emptiest, and would draw every run to it. If none answers, that says nothing."""
-        lost = [card for card in self.cards if not self.answers(card.name)]
+    def drop_lost(self, place: "Place") -> None:
+        """Of the cards that it has: one that is gone would be the emptiest, and draw every run to it."""
+        lost = [card for card, _ in self._claims.get(place, ()) if card in self.cards and not self.answers(card.name)]
         with self._changed:
-            left = [card for card in self.cards if card not in lost]
-            if lost and left:
+            if left := [card for card in self.cards if card not in lost]:
+                for card in lost:
+                    print(f"vlm-eval: card {card.name} does not answer: no further run is put on it", file=sys.stderr)
                 self.cards = left
-                names = ", ".join(card.name for card in lost)
-                print(f"vlm-eval: card {names} does not answer any more: no further run is put on it", file=sys.stderr)
                 self._changed.notify_all()
 
     def stop(self) -> None:
@@ -99,10 +98,9 @@ class Places:
                 if need and need.cards:
                     self._claim(place, need)
             self._work(place, alone=stage in ("latency", "load"))
-            granted = place.grant()
-            if stage == "start engine" and "cards" in granted and granted["gib"] is None:
+            if stage == "start engine" and self._is_whole(place):
                 place.whole_card = True
-            return granted
+            return place.grant()
 
     def _leave(self, place: "Place", for_good: bool) -> None:
         with self._changed:
@@ -120,14 +118,14 @@ class Places:
             return
         first = place in self._ahead  # in the order of the points; one that starts again has had its turn
         behind = place in self._behind
-        need = Need(None, need.cards) if place.whole_card or need.cards != 1 else need
+        need = Need(None, need.cards) if need.cards != 1 or place.whole_card and not behind else need
         found: list[tuple[Card, float]] = []
 
         def fits() -> bool:
             if need.cards > len(self.cards):
                 raise BadInput(f"the engine asks for {need.cards} cards, {len(self.cards)} are here")
             found[:] = self._free_cards(need)
-            my_turn = behind or not self._want_to_score and len(self._behind) <= self.scoring
+            my_turn = behind or len(self._behind) <= self.scoring and not (need.cards and self._want_to_score)
             return my_turn and (not first or self._ahead[0] is place) and len(found) == max(1, need.cards)
 
         if behind:
@@ -160,6 +158,9 @@ class Places:
         ]
         chosen = [card for *_, card in sorted(fitting, key=lambda one: one[:3])[: max(1, need.cards)]]
         return [(card, card.gib if need.gib is None else min(need.gib, card.gib)) for card in chosen]
+
+    def _is_whole(self, place: "Place") -> bool:
+        return any(card is not NO_CARD and gib >= card.gib for card, gib in self._claims.get(place, ()))
 
     def _give_back(self, place: "Place") -> None:
         if self._claims.pop(place, None) is not None:
@@ -214,15 +215,16 @@ class Place:
         self._places._leave(self, for_good=True)
 
     def engine_died(self) -> None:
-        """What it stood on may have gone with it."""
-        self._places.drop_lost_cards()
+        """What it stood on may have gone with it; while it still holds that."""
+        self._places.drop_lost(self)
 
     def grant(self) -> dict[str, Any]:
         claim = self._places._claims.get(self, ())
         if self._places.on_cpu or not claim or claim[0][0] is NO_CARD:
             return {}
-        whole = any(gib >= card.gib for card, gib in claim)
-        share = None if whole else claim[0][1]
+        [card, share], *more = claim
+        if more or card.is_free and self._places._is_whole(self):
+            share = None
         return {"cards": ",".join(c.name for c, _ in claim), "gib": share, "process_ends": True}
 
 
