@@ -70,7 +70,7 @@ def launch(
     `made_from`: hash of its inputs; one that has ended ok from other inputs is run again. `place`: where it may run,
     beside others. `start`: how its process is started."""
     folder = RunFolder(run_dir)
-    if folder.status().get("state") == "ok" and made_from in (None, folder.provenance().get("inputs_sha256")):
+    if is_done(folder, made_from):
         print(f"{label}  done already", file=sys.stderr)
         return folder.status()
     if is_locked(folder.path / "run.log"):  # whose status is the other process's to say
@@ -112,6 +112,11 @@ def launch(
     elif status.get("tracking"):
         print(f"{label}  {status['tracking']}", file=sys.stderr)
     return status
+
+
+def is_done(folder: RunFolder, made_from: Optional[str]) -> bool:
+    """Whether a run has ended ok, and from these inputs."""
+    return folder.status().get("state") == "ok" and made_from in (None, folder.provenance().get("inputs_sha256"))
 
 
 def _attempt(

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlm_eval import config, paths
-from vlm_eval.engines import replay
 from vlm_eval.errors import BadInput
 
 
@@ -43,6 +42,8 @@ def _sweep_dir(resume: Optional[str]) -> str:
 
 def _recorded(what: str, engine: DictConfig) -> str:
     """`model` or `quant` of the answers that engine=replay replays. What is wrong with them, the pre-flight says."""
+    from vlm_eval.engines import replay  # here: a config error need not wait for it
+
     try:
         model, quant = replay.identity(replay.ReplayEngineConfig(**OmegaConf.to_container(engine, resolve=True)))
     except (BadInput, TypeError, AttributeError, OmegaConfBaseException):
@@ -52,6 +53,8 @@ def _recorded(what: str, engine: DictConfig) -> str:
 
 def _data_root(replayed: Optional[str], tracking_uri: Optional[str], layouts: DictConfig, default: str) -> str:
     """Where the data of replayed answers are, if the answers tell: the recorded run's, or beside the table."""
+    from vlm_eval.engines import replay
+
     return (replayed and replay.data_root(replayed, tracking_uri, layouts)) or default
 
 

@@ -26,11 +26,13 @@ from vlm_eval.load import measure_load
 from vlm_eval.progress import Reporter
 from vlm_eval.provenance import environment_facts, inputs_hash
 from vlm_eval.rows import Item
-from vlm_eval.scheduling.parent import end_with_parent, is_orphan
+from vlm_eval.scheduling.parent import end_own_group, end_with_parent, is_orphan
 from vlm_eval.scoring import score
 from vlm_eval.signals import STOPPED
 from vlm_eval.store import RunFolder, lock_alone
 from vlm_eval.tasks.base import Task
+
+BY_SIGNAL = 130  # exit code of a run that one has ended
 
 
 def run(cfg: DictConfig, folder: RunFolder, report: Reporter) -> None:
@@ -108,10 +110,10 @@ def main(run_dir: str) -> int:
         cfg = resolvers.load_config(folder.path)
         run(cfg, folder, report)
     except KeyboardInterrupt:
-        return 130
+        return BY_SIGNAL
     except BaseException as error:  # whatever it was, its reason is kept
         if stopped:  # a library has made another exception of it
-            return 130
+            return BY_SIGNAL
         died = isinstance(error, EngineDied)
         reason = one_line(error.__cause__ if died else error, 1000)
         with contextlib.suppress(OSError):  # the parent may be gone, and with it its end of the pipe
@@ -127,8 +129,10 @@ def main(run_dir: str) -> int:
 def end(code: int) -> NoReturn:
     """Threads of torch and vLLM can hang in their exit handlers; everything is on the disk already."""
     sys.stdout.flush()
-    if is_orphan():  # nobody is left to end what this process has started
-        os.killpg(0, signal.SIGKILL)
+    # Nobody may be left to end what this process has started. Its parent's death is told when the thread that started
+    # it is gone, a little before the parent is: too early to look for that.
+    if code == BY_SIGNAL or is_orphan():
+        end_own_group()
     os._exit(code)
 
 

@@ -134,7 +134,9 @@ def running(sweep_dir: str, composed: Sequence[DictConfig], plans: Sequence[pref
         try:
             yield outcome
         except BadInput:  # the launcher's: it has started nothing
-            if not old:
+            if old:
+                write_json(folder / "sweep.json", old)
+            else:
                 (folder / "sweep.json").unlink()
                 if sweep["mlflow_run_id"]:
                     _try("vlm-eval", tracker.end_sweep, sweep | {"ended": now(), "failed": len(points)}, str(folder))

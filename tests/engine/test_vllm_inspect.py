@@ -18,7 +18,6 @@ pytestmark = pytest.mark.engine
 
 LOOK = """
 import sys
-import time
 from vlm_eval.engines.vllm_inspect import inspect
 from vllm.model_executor.models import registry
 

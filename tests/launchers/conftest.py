@@ -68,10 +68,11 @@ class Slurm:
         self.daemons[name].kill()
         self.daemons[name].wait()
         for step in psutil.process_iter(["name"]):
-            work = step.children(recursive=True) if step.info["name"] == "slurmstepd" else []
-            if any(process.environ().get("SLURMD_NODENAME") == name for process in work):
-                for process in (step, *work):
-                    process.kill()
+            with contextlib.suppress(psutil.Error):  # it has just ended, or is somebody else's
+                work = step.children(recursive=True) if step.info["name"] == "slurmstepd" else []
+                if any(process.environ().get("SLURMD_NODENAME") == name for process in work):
+                    for process in (step, *work):
+                        process.kill()
 
     def _begin(self, name: str, *command: str) -> None:
         with open(self.folder / f"{name}.out", "ab") as out:
@@ -132,7 +133,7 @@ class Ray:
 
     def start(self, name: str, *options: str) -> None:
         said = self.folder / f"{name}.out"
-        with open(said, "ab") as out:
+        with open(said, "wb") as out:
             command = [Path(sys.executable).with_name("ray"), "start", "--block", *options]
             self.nodes[name] = subprocess.Popen(
                 command, env=self.environment, stdout=out, stderr=out, start_new_session=True

@@ -128,6 +128,18 @@ def test_a_lost_head_is_told_and_a_resume_goes_on(ray_cluster, ray_cluster_of_it
     assert [keys(run) for run in sweep.runs()] == [WHOLE, WHOLE] and sweep.answered() == 12
 
 
+def test_a_new_head_at_the_old_address_is_another_cluster(ray_cluster_of_its_own, tmp_path, data, monkeypatch):
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
+    sweep = Sweep(ray_cluster_of_its_own, tmp_path, data, "engine.mode=hang", "engine.after=4")
+    process = sweep.start()
+    until(lambda: sweep.answered() == 4, "it hangs")
+    ray_cluster_of_its_own.lose("head")
+    ray_cluster_of_its_own.start_head()
+    code, _, err = ended(process, 60)
+    assert code == 1 and states(sweep) == ["interrupted"], err
+    assert "this machine's node has ended" in sweep.runs()[0].status()["error"]
+
+
 def test_ctrl_c_ends_the_runs_and_a_resume_goes_on(ray_cluster, tmp_path, data):
     sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=hang,ok", "engine.after=4", "hydra.launcher.num_cpus=2")
     process = sweep.start()

@@ -154,8 +154,13 @@ def test_ctrl_c_cancels_the_jobs(slurm, tmp_path, data):
 
 
 def test_what_sbatch_refuses_is_one_line(slurm, tmp_path, data):
-    sweep = Sweep(tmp_path, data, "hydra.launcher.partition=gone")
+    sweep = Sweep(tmp_path, data, "engine.mode=ok", "hydra.launcher.partition=gone")
     code, out, err = sweep.run()
     assert code == 2 and err.count("vlm-eval:") == 1 and out == "", err
     assert not (sweep.folder / "sweep.json").exists() and not (sweep.folder / "comparison.csv").exists()
     assert "sbatch: " in err and "invalid partition" in err.lower(), err
+    code, _, err = sweep.run("hydra.launcher.partition=all")
+    assert code == 0, err
+    before = (sweep.folder / "sweep.json").read_text()
+    assert sweep.run(f"sweep.resume={sweep.folder}")[0] == 2
+    assert (sweep.folder / "sweep.json").read_text() == before  # it was a finished sweep, and is

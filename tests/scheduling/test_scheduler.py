@@ -237,7 +237,12 @@ def test_scoring_that_wants_a_card_comes_before_the_next_engine_however_many_are
 
 
 @pytest.mark.parametrize(
-    "more, said", [({"scoring": 0}, "hydra.launcher.scoring=0"), ({"prefetch": -1}, "prefetch=-1")]
+    "more, said",
+    [
+        ({"scoring": 0}, "hydra.launcher.scoring=0"),
+        ({"prefetch": -1}, "prefetch=-1"),
+        ({"prefetch": None}, "whole number"),
+    ],
 )
 def test_what_would_wait_for_ever_is_bad_input(more, said):
     with pytest.raises(BadInput, match=said):

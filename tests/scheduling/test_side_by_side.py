@@ -110,6 +110,13 @@ def test_a_next_run_is_prepared_while_one_works(sweep):
     assert items < generated
 
 
+@pytest.mark.parametrize("option", ["sweep.prefetch=abc", "hydra.launcher.scoring=x", "hydra.launcher.cards=80",
+                                    "hydra.launcher.cards=[a]"])  # fmt: skip
+def test_a_launcher_s_option_of_another_type_is_one_line(sweep, option):
+    ended, _, _ = sweep("engine.mode=ok", option)
+    assert ended.code == 2 and len(ended.err.splitlines()) == 1 and option.partition("=")[0] in ended.err
+
+
 def test_no_visible_card_is_said_before_anything_starts(sweep):
     ended, lines, _ = sweep("engine.mode=ok", "hydra.launcher.cards=[]")
     assert ended.code == 2 and "no card to run on" in ended.err and lines == [] and ended.out == ""

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from vlm_eval import resolvers, secrets, signals
 from vlm_eval.errors import BadInput, one_line
 from vlm_eval.job import Job
-from vlm_eval.launch import STOP_WITHIN_S, failed, stop_all
+from vlm_eval.launch import STOP_WITHIN_S, failed, is_done, stop_all
 from vlm_eval.store import RunFolder, is_locked
 
 NAME = "hydra/launcher=ray"
@@ -54,8 +54,11 @@ class Tasks:
                 ray.init(params["address"], logging_level=logging.ERROR, log_to_driver=False)
             except Exception as error:  # of many kinds: this machine is no node of the cluster, another version
                 raise BadInput(f"{NAME}: {one_line(error)}") from error
+        self._node = ray._private.worker._global_node.raylet_socket_name
         _check_granted(params, ray.nodes())
         self._variables = {name: os.environ[name] for name in params["env"] if name in os.environ}
+        if missing := [name for name in params["env"] if name not in os.environ]:
+            print(f"vlm-eval: hydra.launcher.env: not set here: {', '.join(missing)}", file=sys.stderr)
         self._task = ray.remote(**{name: params[name] for name in ("num_gpus", "num_cpus", "max_retries")})(work)
         self._jobs: dict[Any, Job] = {}  # those that have not ended
         self._before: dict[Any, dict[str, Any]] = {}  # status.json when they were begun
@@ -70,15 +73,20 @@ class Tasks:
         task = self._task.options(name=job.run_dir.name).remote(job, os.getcwd(), self._variables)
         self._jobs[task], self._before[task] = job, before
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, kind: Any, error: Any, *_: Any) -> None:
         import ray
 
         try:
-            if kind is None:
+            if error is None:
                 print(f"vlm-eval: Ray at {self._params['address']}: {len(self._jobs)} runs", file=sys.stderr)
                 self._wait()
-        finally:
-            self._cancel()  # after Ctrl-C, SIGTERM or a lost head: no run outlives its sweep
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:  # after a signal, a lost head or whatever was raised: no run outlives its sweep
+            if isinstance(error, Exception):
+                self._stopped_by = f"its sweep ended: {one_line(error)}"
+            self._cancel()
             ray.shutdown()
 
     def _wait(self) -> None:
@@ -87,16 +95,18 @@ class Tasks:
         total, seen = len(self._jobs), time.monotonic()
         while self._jobs:
             ended, _ = ray.wait(list(self._jobs), timeout=POLL_S)
-            if not (why := _why_no_head(self._params["address"])):
+            for task in ended:
+                job = self._jobs.pop(task)
+                status = self._how_it_ended(task, RunFolder(job.run_dir))
+                print(f"{job.label}  {status.get('state')}, {total - len(self._jobs)} of {total}", file=sys.stderr)
+            # A new head at the same address is another cluster: this machine's node is no part of it, and ends. (To ask
+            # Ray for its nodes would then end this process, too.)
+            if not (why := _why_no_head(self._params["address"]) or _why_no_node(self._node)):
                 seen = time.monotonic()
             elif time.monotonic() - seen > self._patience_s:
                 self._stopped_by = f"the Ray head at {self._params['address']} was lost: {why}"
                 print(f"vlm-eval: {self._stopped_by}", file=sys.stderr)
                 return
-            for task in ended:
-                job = self._jobs.pop(task)
-                status = self._how_it_ended(task, RunFolder(job.run_dir))
-                print(f"{job.label}  {status.get('state')}, {total - len(self._jobs)} of {total}", file=sys.stderr)
 
     def _how_it_ended(self, task: Any, folder: RunFolder) -> dict[str, Any]:
         """The run's own word; what became of its task, where that ended before it could say one."""
@@ -127,10 +137,12 @@ class Tasks:
                 time.sleep(0.1)
             if not left:
                 break
-        for job in self._jobs.values():
+        for task, job in self._jobs.items():
             folder = RunFolder(job.run_dir)
-            if (status := folder.status()).get("state") not in ("ok", "failed"):
-                failed(folder, status.get("stage") or "start", self._stopped_by, "interrupted")
+            status = folder.status()
+            begun = status != self._before[task]
+            if not (begun and status.get("state") in ("ok", "failed") or is_done(folder, job.made_from)):
+                failed(folder, begun and status.get("stage") or "start", self._stopped_by, "interrupted")
 
     def _at_work(self) -> bool:
         return any(is_locked(job.run_dir / "run.log") for job in self._jobs.values())
@@ -163,6 +175,16 @@ def _why_no_head(address: str) -> Optional[str]:
         socket.create_connection((host, int(port)), HEAD_WITHIN_S).close()
     except OSError as error:
         return error.strerror or str(error)
+    return None
+
+
+def _why_no_node(path: str) -> Optional[str]:
+    """Of this machine, by its raylet's socket."""
+    try:
+        with socket.socket(socket.AF_UNIX) as node:
+            node.connect(path)
+    except OSError as error:
+        return f"this machine's node has ended ({error.strerror})"
     return None
 
 
@@ -210,10 +232,10 @@ def _resolve(outcome: Future, function: Callable[[], Any]) -> None:
 @contextmanager
 def _as_where_it_was_typed(folder: str, variables: Mapping[str, str]) -> Iterator[None]:
     before, stood = dict(os.environ), os.getcwd()
-    os.environ.pop("OMP_NUM_THREADS", None)  # Ray's: it would win over engine.cpu_threads
-    os.environ.update(variables)
-    os.chdir(folder)
     try:
+        os.chdir(folder)
+        os.environ.pop("OMP_NUM_THREADS", None)  # Ray's: it would win over engine.cpu_threads
+        os.environ.update(variables)
         yield
     finally:  # the next task in this process may be another sweep's
         os.chdir(stood)

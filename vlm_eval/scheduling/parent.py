@@ -6,6 +6,9 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
+
+import psutil
 
 NAMED = "VLM_EVAL_PARENT"  # the variable that names, to a run's process, the one that reads what it says
 PR_SET_PDEATHSIG = 1
@@ -25,3 +28,12 @@ def end_with_parent() -> bool:
 def is_orphan() -> bool:
     """Whether the process that this one was started by, and leads a group of its own for, is gone."""
     return NAMED in os.environ and int(os.environ[NAMED]) != os.getppid()
+
+
+def end_own_group() -> None:
+    """SIGKILL to all others of the group that this process leads; none where it leads none."""
+    me = os.getpid()
+    for pid in psutil.pids() if os.getpgrp() == me else ():
+        with suppress(ProcessLookupError, PermissionError):
+            if pid != me and os.getpgid(pid) == me:
+                os.kill(pid, signal.SIGKILL)

@@ -57,8 +57,8 @@ class Places:
         if not self.cards and not self.on_cpu:
             raise BadInput("no card to run on: CUDA_VISIBLE_DEVICES is empty or names none that is there")
         for name, number, least in (("hydra.launcher.scoring", self.scoring, 1), ("sweep.prefetch", self.prefetch, 0)):
-            if number < least:
-                raise BadInput(f"{name}={number}: at least {least}")
+            if type(number) is not int or number < least:
+                raise BadInput(f"{name}={number}: a whole number, at least {least}")
 
     def begin(self) -> "Place":
         """A place for the next run, when there is room for one more process."""

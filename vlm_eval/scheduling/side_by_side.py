@@ -28,6 +28,9 @@ def places(sizes_gib: Optional[Sequence[float]], prefetch: int, scoring: int) ->
     """The cards of this machine, with as much of each as is free, or as `sizes_gib` says (BadInput if they are fewer).
 
     On a machine without any, `sizes_gib` stands for cards that nobody opens, as tests have them."""
+    is_list = isinstance(sizes_gib, Sequence) and all(isinstance(gib, (int, float)) for gib in sizes_gib)
+    if sizes_gib is not None and not is_list:
+        raise BadInput(f"hydra.launcher.cards={sizes_gib}: a list of GiB, one for each card, such as [40,80]")
     there = [] if devices.find_device().kind == "cpu" else devices.cards()
     answering = {"answers": devices.answers} if there else {}
     if sizes_gib is None:
