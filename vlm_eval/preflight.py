@@ -49,7 +49,7 @@ def check(
     run_dir: Optional[str] = None,
     asked: Optional[dict[str, Optional[str]]] = None,
     overrides: Sequence[str] = (),
-    in_sweep: bool = False,
+    placed: str = "alone",
 ) -> Plan:
     """Data there and images whole, the folder free or of this very run; then what engine, metrics and judge have to
     say of their own chances. `asked` is what metrics of other points have said already: a Hub that does not answer
@@ -59,7 +59,7 @@ def check(
     task: Task = configs.build(cfg.task)
     items, _ = references.read_items(cfg, task)
     engine = engine_of(cfg, task)
-    engine.in_sweep = in_sweep
+    engine.placed = placed
     if run_dir:
         _check_folder(Path(run_dir), overrides)
     usable = [item for item in items if not item.error]

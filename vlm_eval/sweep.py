@@ -62,7 +62,7 @@ def check_points(overrides: Sequence[Any], composed: Sequence[DictConfig]) -> li
             run_dir = Path(point.hydra.sweep.dir) / point.hydra.sweep.subdir
             refuse_in_config(point)
             checked.append(config.validate(point))
-            plans.append(preflight.check(checked[-1], str(run_dir), asked, point.hydra.overrides.task, in_sweep=True))
+            plans.append(preflight.check(checked[-1], str(run_dir), asked, point.hydra.overrides.task, _placed(point)))
         except BadInput as error:
             raise BadInput(f"{error} [in {point.hydra.sweep.subdir}]" if len(composed) > 1 else str(error)) from error
     if checked[0].statistics.baseline:
@@ -71,6 +71,12 @@ def check_points(overrides: Sequence[Any], composed: Sequence[DictConfig]) -> li
         points = {c.hydra.sweep.subdir: (_of_the_point(c), cfg) for c, cfg in zip(composed, checked)}
         check_baseline(checked[0].statistics.baseline, points, composed[0].sweep.resume)
     return plans
+
+
+def _placed(composed: DictConfig) -> str:
+    """Where its launcher puts a run: what can be known here of memory and cards is known of this machine."""
+    launcher = composed.hydra.launcher._target_.rpartition(".")[2]
+    return {"LocalGpusLauncher": "shared", "BasicLauncher": "alone"}.get(launcher, "elsewhere")
 
 
 def _check_resume(composed: Sequence[DictConfig]) -> None:

@@ -90,6 +90,18 @@ def test_more_cards_than_there_are_is_said_before_the_start(asked, said, monkeyp
         vllm_check.check(VllmEngineConfig(**asked), candidate(), None, [])
 
 
+def test_a_machine_without_cards_does_not_judge_those_of_another(monkeypatch):
+    monkeypatch.setattr(vllm_check, "version_of", lambda package: "0.24.0" if package == "vllm" else None)
+    monkeypatch.setattr(vllm_check, "find_device", lambda: devices.Device("cpu", "a login node", 0.1))
+    asked = VllmEngineConfig(tensor_parallel_size=2, pipeline_parallel_size=2)
+    task = SimpleNamespace(
+        config=SimpleNamespace(image=candidate().image, sampling=SimpleNamespace(max_tokens=8), on_bad_item="record")
+    )
+    assert vllm_check.check(asked, candidate(), task, [], "elsewhere") > 0.1
+    with pytest.raises(BadInput, match="this vLLM needs a GPU"):
+        vllm_check.check(asked, candidate(), task, [], "shared")
+
+
 def test_no_pipeline_on_a_cpu():
     with pytest.raises(BadInput, match="vLLM has none on a CPU"):
         vllm_check.check(VllmEngineConfig(pipeline_parallel_size=2), candidate(), None, [])

