@@ -137,20 +137,26 @@ def running(sweep_dir: str, composed: Sequence[DictConfig], plans: Sequence[pref
         write_json(folder / "sweep.json", sweep)
         outcome = Outcome()
         runs = [(cfg, RunFolder(folder / cfg.hydra.sweep.subdir)) for cfg in composed]
+        before = [run.status() for _, run in runs]
         try:
             yield outcome
-        except BadInput:  # the launcher's: it has started nothing
-            if old:
-                write_json(folder / "sweep.json", old)
+        except BaseException as error:
+            if isinstance(error, BadInput) and [run.status() for _, run in runs] == before:  # of the launcher
+                _as_before(folder, old, sweep, tracker)
             else:
-                (folder / "sweep.json").unlink()
-                if sweep["mlflow_run_id"]:
-                    _try("vlm-eval", tracker.end_sweep, sweep | {"ended": now(), "failed": len(points)}, str(folder))
-            raise
-        except BaseException:
-            _close(folder, sweep, tracker, runs)
+                _close(folder, sweep, tracker, runs)
             raise
         outcome.exit_code = _close(folder, sweep, tracker, runs)
+
+
+def _as_before(folder: Path, old: dict[str, Any], sweep: dict[str, Any], tracker: Any) -> None:
+    """Nothing was started: a sweep that was there is as it was, a new one is none."""
+    if old:
+        write_json(folder / "sweep.json", old)
+        return
+    (folder / "sweep.json").unlink()
+    if sweep["mlflow_run_id"]:
+        _try("vlm-eval", tracker.end_sweep, sweep | {"ended": now(), "failed": len(sweep["points"])}, str(folder))
 
 
 def _close(folder: Path, sweep: dict[str, Any], tracker: Any, runs: Sequence[tuple[DictConfig, RunFolder]]) -> int:

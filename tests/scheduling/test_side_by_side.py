@@ -160,12 +160,14 @@ def test_a_card_that_is_lost_takes_one_engine_with_it(sweep, tmp_path, monkeypat
 
 def test_sizes_are_of_the_cards_that_are_visible(monkeypatch):
     monkeypatch.setattr(devices, "find_device", lambda: devices.Device("cuda", "card", 80))
-    monkeypatch.setattr(devices, "cards", lambda: [devices.Card("2", 70), devices.Card("3", 60)])
+    monkeypatch.setattr(devices, "cards", lambda: [devices.Card("2", 79, 80), devices.Card("3", 60, 80)])
     found = [places(sizes, 1, 1).cards for sizes in (None, [40, 50], [40])]
     assert [[(card.name, card.gib) for card in cards] for cards in found] == [
-        [("2", 70), ("3", 60)],
+        [("2", 79), ("3", 60)],
         [("2", 40), ("3", 50)],
         [("2", 40)],
     ]
+    assert [card.is_free for card in places(None, 1, 1).cards] == [True, False]
+    assert not places([40], 1, 1).cards[0].is_free  # a run that has it whole has 40 GiB of it
     with pytest.raises(BadInput, match="2 cards are here"):
         places([1, 2, 3], 1, 1)

@@ -56,9 +56,8 @@ def _check_cards(config, unknown: bool) -> None:
     if min(config.tensor_parallel_size, config.pipeline_parallel_size) < 1:
         raise BadInput("engine.tensor_parallel_size, engine.pipeline_parallel_size: at least 1")
     on_cpu = find_device().kind == "cpu"
-    if (
-        config.pipeline_parallel_size > 1 and on_cpu and not unknown
-    ):  # its second worker raises at the first request (vLLM 0.32)
+    # Its second worker raises at the first request (vLLM 0.32).
+    if config.pipeline_parallel_size > 1 and on_cpu and not unknown:
         raise BadInput("engine.pipeline_parallel_size: vLLM has none on a CPU; engine.tensor_parallel_size works there")
     if config.cards > 1 and config.memory_at:
         raise BadInput("engine.memory_at: measured on one card; without tensor and pipeline parallel engines")

@@ -7,6 +7,7 @@ card. All runs share the cards there are (scheduler.py) and the imports (forks.p
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -37,8 +38,9 @@ def places(sizes_gib: Optional[Sequence[float]], prefetch: int, scoring: int) ->
         return Places(there, devices.find_device().kind == "cpu", prefetch, scoring, **answering)
     if there and len(sizes_gib) > len(there):
         raise BadInput(f"hydra.launcher.cards={list(sizes_gib)}: {len(there)} cards are here")
-    names = [card.name for card in there] or [str(number) for number in range(len(sizes_gib))]
-    return Places([devices.Card(*card) for card in zip(names, sizes_gib)], False, prefetch, scoring, **answering)
+    cards = there or [devices.Card(str(number), gib) for number, gib in enumerate(sizes_gib)]
+    taken = [replace(card, gib=gib) for card, gib in zip(cards, sizes_gib)]
+    return Places(taken, False, prefetch, scoring, **answering)
 
 
 class SideBySide:
