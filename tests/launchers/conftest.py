@@ -106,10 +106,11 @@ def slurm():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def until(reached, what: str, seconds: float = 40) -> None:
+def until(reached, what, seconds: float = 40) -> None:
+    """`what`: in words, or a function that then says it."""
     end = time.monotonic() + seconds
     while not reached():
-        assert time.monotonic() < end, f"not after {seconds:g} s: {what}"
+        assert time.monotonic() < end, f"not after {seconds:g} s: {what() if callable(what) else what}"
         time.sleep(0.2)
 
 

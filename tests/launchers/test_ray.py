@@ -33,7 +33,8 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def until_gone(processes: list[psutil.Process]) -> None:
-    until(lambda: not any(p.is_running() and p.status() != "zombie" for p in processes), "they are gone", 10)
+    left = lambda: [p for p in processes if p.is_running() and p.status() != "zombie"]  # noqa: E731
+    until(lambda: not left(), lambda: f"they are gone: {left()}", 10)
 
 
 @pytest.fixture

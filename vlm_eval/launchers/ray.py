@@ -208,8 +208,10 @@ def work(job: Job, typed_in: str, variables: Mapping[str, str]) -> dict[str, Any
     resolvers.register_resolvers()
     _until_free(job.run_dir)
     status = Future[dict[str, Any]]()
-    # In a thread: Ray's cancel only marks the main one, which must be at work in Python to see it.
+    # In a thread: Ray's cancel is a SIGINT to the main one, which must be at work in Python to see it, and must not
+    # ignore it, as what was started in the background does (`ray start &`).
     thread = threading.Thread(target=_resolve, args=(status, job.run), daemon=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with _as_where_it_was_typed(typed_in, variables), secrets.masked_output():
         try:
             thread.start()
