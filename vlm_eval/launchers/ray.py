@@ -129,10 +129,12 @@ class Tasks:
     def _cancel(self) -> None:
         import ray
 
-        for by_force in (False, True):  # asked to, a worker stops its run with all that it started
+        # Asked to, a worker stops its run with all that it started; by force Ray kills both, and what the run has
+        # started is left to itself: so that comes when the worker has had its time.
+        for by_force, within_s in ((False, STOP_WITHIN_S + 0.5), (True, 1.0)):
             for task in self._jobs:
                 ray.cancel(task, force=by_force)
-            until = time.monotonic() + STOP_WITHIN_S / 2
+            until = time.monotonic() + within_s
             while (left := self._at_work()) and time.monotonic() < until:
                 time.sleep(0.1)
             if not left:
