@@ -234,3 +234,13 @@ def test_a_status_finds_room_on_a_full_disk(run, monkeypatch):
     monkeypatch.setattr(store, "write_json", full)
     run.set_status("failed", "generate", "no space")
     assert run.status()["state"] == "failed" and run.status()["error"] == "no space"
+
+
+def test_a_run_has_one_start_over_its_processes_and_another_when_it_is_begun_again(tmp_path):
+    run = RunFolder(tmp_path)
+    run.set_status("running", "start", started="2026-01-01T00:00:00+00:00")
+    run.set_status("running", "start")  # its second process
+    run.set_status("failed", "score", "no memory")
+    assert run.status()["started"] == "2026-01-01T00:00:00+00:00"
+    run.set_status("running", "start")
+    assert run.status()["started"] > "2026-01-01T00:00:00+00:00"
