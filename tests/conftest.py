@@ -78,6 +78,23 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 @pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """`nvidia_smi(script)`: what answers as nvidia-smi from now on, on a machine whose vLLM is one for GPUs."""
+    from vlm_eval import devices
+
+    def say(script: str) -> None:
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / "nvidia-smi").write_text(script)
+        (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(devices, "_has_cpu_vllm", lambda: False)
+    devices.find_device.cache_clear()
+    yield say
+    devices.find_device.cache_clear()
+
+
+@pytest.fixture
 def vlm_eval_cli(tmp_path, monkeypatch, capfd):
     """`vlm_eval_cli(*arguments) -> (code, out, err)`: vlm-eval in this process, in the empty folder tmp_path/cwd."""
     from .helpers import REPO, CommandLine

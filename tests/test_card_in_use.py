@@ -3,11 +3,7 @@ message was seen (benchmarks/README.md)."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
-
-from vlm_eval import devices
 
 from .helpers import QUICK
 
@@ -23,19 +19,9 @@ HELD = "4711, /usr/bin/python3, 61958\n4712, ollama, [N/A]\n"
 
 
 @pytest.fixture
-def card(tmp_path, monkeypatch):
+def card(nvidia_smi):
     """`card(free MiB, compute apps)`: what nvidia-smi says from now on."""
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(devices, "_has_cpu_vllm", lambda: False)
-    devices.find_device.cache_clear()
-
-    def say(free, apps=HELD):
-        (tmp_path / "bin").mkdir(exist_ok=True)
-        (tmp_path / "bin" / "nvidia-smi").write_text(SMI.format(free=free, apps=apps))
-        (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
-
-    yield say
-    devices.find_device.cache_clear()
+    return lambda free, apps=HELD: nvidia_smi(SMI.format(free=free, apps=apps))
 
 
 def test_who_holds_the_card_and_what_would_fit(card, vlm_eval_cli, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from vlm_eval import devices
@@ -27,15 +25,8 @@ FIRST, SECOND = Card("0", 81000 / 1024, 81559 / 1024), Card("1", 40.0, 40.0)
 
 
 @pytest.fixture(autouse=True)
-def smi(tmp_path, monkeypatch):
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "nvidia-smi").write_text(SMI)
-    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(devices, "_has_cpu_vllm", lambda: False)
-    devices.find_device.cache_clear()
-    yield
-    devices.find_device.cache_clear()
+def smi(nvidia_smi):
+    nvidia_smi(SMI)
 
 
 @pytest.mark.parametrize(

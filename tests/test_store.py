@@ -244,3 +244,13 @@ def test_a_run_has_one_start_over_its_processes_and_another_when_it_is_begun_aga
     assert run.status()["started"] == "2026-01-01T00:00:00+00:00"
     run.set_status("running", "start")
     assert run.status()["started"] > "2026-01-01T00:00:00+00:00"
+
+
+def test_a_status_of_before_says_nothing_of_what_came_since(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.status_since({}) == {}
+    run.set_status("ok")
+    before = run.status()
+    assert run.status_since({}) == before and run.status_since(before) == {}
+    run.set_status("running", "start")
+    assert run.status_since(before) == run.status()

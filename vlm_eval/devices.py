@@ -87,10 +87,8 @@ def answers(name: str) -> bool:
     """Whether a card that was there still is: nvidia-smi says of one that has fallen off the bus that it is lost."""
     if name.startswith("MIG-"):
         return name in _mig_slices()
-    try:
-        return not subprocess.run(["nvidia-smi", "-i", name], capture_output=True, timeout=30).returncode
-    except (subprocess.TimeoutExpired, OSError):  # which says nothing of the card
-        return True
+    asked = _run_nvidia_smi("-i", name)
+    return asked is None or asked.returncode == 0  # not to have been asked says nothing of the card
 
 
 def _mig_slices() -> dict[str, Device]:
@@ -130,11 +128,16 @@ def _ask_gpu(query: str, of_all: bool = False) -> list[str]:
 
 
 def _nvidia_smi(*arguments: str) -> list[str]:
+    answer = _run_nvidia_smi(*arguments)
+    return answer.stdout.splitlines() if answer and answer.returncode == 0 else []
+
+
+def _run_nvidia_smi(*arguments: str) -> Optional[subprocess.CompletedProcess]:
+    """None where there is none, or it hangs."""
     try:
-        answer = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30)
+        return subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30)
     except (subprocess.TimeoutExpired, OSError):
-        return []
-    return answer.stdout.splitlines() if answer.returncode == 0 else []
+        return None
 
 
 def _cpu_name() -> str:

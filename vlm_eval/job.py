@@ -13,7 +13,6 @@ from vlm_eval.config import validate
 from vlm_eval.errors import one_line
 from vlm_eval.launch import failed, launch
 from vlm_eval.preflight import made_from
-from vlm_eval.scheduling.scheduler import Stopped
 from vlm_eval.store import RunFolder, read_json
 
 
@@ -44,8 +43,6 @@ class Job:
         """status.json when it has ended; `where`: launch()'s place and start. Only a signal raises."""
         try:
             return launch(validate(self.cfg), self.run_dir, self.label, self.made_from, **where)
-        except Stopped:  # launch() has said so in its folder
-            raise
         except Exception as error:  # before the run's process began; Hydra would drop it
             status = failed(RunFolder(self.run_dir), "start", one_line(error, 1000))
             print(f"{self.label}  failed in stage start: {status['error']}", file=sys.stderr)

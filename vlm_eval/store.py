@@ -158,6 +158,11 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         return read_json(self.path / "status.json")
 
+    def status_since(self, before: dict[str, Any]) -> dict[str, Any]:
+        """The same, if it is another than `before`: {} where nobody has begun to work here since."""
+        status = self.status()
+        return {} if status == before else status
+
     def set_status(self, state: str, stage: Optional[str] = None, error: Optional[str] = None, **more: Any) -> None:
         """States: running, ok, failed, interrupted. `error` is one line with the reason; `tracking` (in `more`) says
         why the results are not in MLflow; `started` stays as it is while the run is running, in whatever process."""

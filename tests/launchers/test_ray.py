@@ -43,9 +43,8 @@ def data(tmp_path) -> Path:
 
 
 def test_points_run_as_tasks_and_one_that_fails_makes_exit_code_1(ray_cluster, tmp_path, data):
-    sweep = Sweep(
-        ray_cluster, tmp_path, data.relative_to(tmp_path), "engine.mode=ok,raise,one_bad"
-    )  # from where it is typed
+    from_here = data.relative_to(tmp_path)  # where the command is typed, and Ray was not started
+    sweep = Sweep(ray_cluster, tmp_path, from_here, "engine.mode=ok,raise,one_bad")
     code, out, err = sweep.run()
     assert code == 1, err
     assert [r.status()["state"] for r in sweep.runs()] == ["ok", "failed", "ok"] == states(sweep), err
@@ -98,7 +97,7 @@ def test_each_run_gets_a_card_and_a_lost_node_s_goes_on_on_another(ray_cluster, 
     cards = ("hydra.launcher.num_gpus=1", "engine.cards=1")
     sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=hang,ok", "engine.after=4", *cards)
     process = sweep.start()
-    until(lambda: sweep.answered() == 10, "one run hangs, the other is done")
+    until(lambda: sweep.answered() == 10 and len(sweep.processes()) == 1, "one run hangs, the other is done")
     [run] = sweep.processes()
     [lost] = [name for name in two_nodes if ray_cluster.runs_on(run, name)]
     ray_cluster.lose(lost)

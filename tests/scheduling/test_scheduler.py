@@ -315,11 +315,15 @@ def test_any_number_of_runs_ends_and_no_card_is_over_its_memory(seed):
         if not condition:
             wrong.append(words)
 
+    def taken(told: dict) -> tuple[list[str], dict[str, float]]:
+        """Names of the cards, and GiB of each."""
+        names = told["cards"].split(",") if told else []
+        return names, {n: sizes[int(n)] if told["gib"] is None else told["gib"] for n in names}
+
     def life(place: Place, need: Need, timed: bool, fails: bool, scored: list[Optional[Need]], pause: float):
         try:
             told = place.enter("start engine", need)
-            names = told.get("cards", "").split(",") if told else []
-            share = {n: sizes[int(n)] if told["gib"] is None else told["gib"] for n in names}
+            names, share = taken(told)
             with watch:
                 held.update(share)
                 note(all(held[n] <= sizes[int(n)] + 1e-9 for n in names), "over", dict(held))
@@ -337,13 +341,10 @@ def test_any_number_of_runs_ends_and_no_card_is_over_its_memory(seed):
                 held.subtract(share)
             place.pause()
             for stage, wanted in zip(("score", "judge"), [] if fails else scored):
-                told = place.enter(stage, wanted)
-                share = (
-                    {told["cards"]: sizes[int(told["cards"])] if told["gib"] is None else told["gib"]} if told else {}
-                )
+                names, share = taken(place.enter(stage, wanted))
                 with watch:
                     held.update(share)
-                    note(all(held[n] <= sizes[int(n)] + 1e-9 for n in share), "over", dict(held))
+                    note(all(held[n] <= sizes[int(n)] + 1e-9 for n in names), "over", dict(held))
                 time.sleep(pause)
                 with watch:
                     held.subtract(share)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from vlm_eval import devices
 from vlm_eval.errors import BadInput
+from vlm_eval.scheduling.scheduler import Place
 from vlm_eval.scheduling.side_by_side import places
 from vlm_eval.store import RunFolder, read_json
 
@@ -143,19 +143,23 @@ esac
 
 
 @pytest.mark.parametrize("retries, failed", [(0, 1), (1, 0)])
-def test_a_card_that_is_lost_takes_one_engine_with_it(sweep, tmp_path, monkeypatch, retries, failed):
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "nvidia-smi").write_text(SMI)
-    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(devices, "_has_cpu_vllm", lambda: False)
-    devices.find_device.cache_clear()
+def test_a_card_that_is_lost_takes_one_engine_with_it(sweep, nvidia_smi, retries, failed):
+    nvidia_smi(SMI)
     on_cards = ("engine.mode=lost_card", "engine.cards=1", "engine.gib=70", "engine.delay_s=1", "run.seed=0,1,2,3")
     ended, lines, _ = sweep(*on_cards, f"engine.retries={retries}")
-    devices.find_device.cache_clear()
     assert ended.code == failed and f"{4 - failed} of 4 runs ok" in ended.out, ended.err
     assert "vlm-eval: card 1 does not answer" in ended.err
     assert [line.split()[2] for line in lines if line.startswith("cards")].count("1") == 1
+
+
+def test_a_dead_engine_s_card_is_asked_for_while_it_is_still_held(sweep, monkeypatch):
+    """Given back first, it would be the next run's before it was known to be lost."""
+    seen = []
+    for name in ("engine_died", "pause"):
+        real = getattr(Place, name)
+        monkeypatch.setattr(Place, name, lambda place, name=name, real=real: (seen.append(name), real(place)))
+    assert sweep("engine.mode=raise", "engine.cards=1", "hydra.launcher.cards=[80]")[0].code == 1
+    assert seen == ["engine_died", "pause"]
 
 
 def test_sizes_are_of_the_cards_that_are_visible(monkeypatch):

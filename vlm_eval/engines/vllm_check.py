@@ -27,8 +27,8 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item], place
     for key, option in OPTIONS_OF_THEIR_OWN.items():
         if key in config.extra:
             raise BadInput(f"engine.extra.{key}: it has an option of its own, {option}")
-    unknown = placed == "elsewhere" and find_device().kind == "cpu"
-    if find_device().kind == "cpu" and version_of("vllm") and not unknown:
+    on_cpu = find_device().kind == "cpu" and not _says_nothing(placed)
+    if on_cpu and version_of("vllm"):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         why = (
             "nvidia-smi shows none" if visible is None else f"CUDA_VISIBLE_DEVICES={visible!r} names none that is there"
@@ -36,7 +36,7 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item], place
         raise BadInput(f"engine=vllm: this vLLM needs a GPU: {why}")
     if config.start not in ("auto", "fast", "full"):
         raise BadInput(f"engine.start={config.start}: auto, fast or full")
-    _check_cards(config, unknown)
+    _check_cards(config, on_cpu)
     if config.memory_at and not 0 < min(config.memory_at) <= max(config.memory_at) < config.max_model_len:
         raise BadInput(
             f"engine.memory_at={list(config.memory_at)}: each is at least 1 and under engine.max_model_len, "
@@ -49,19 +49,22 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item], place
     if folder:
         checkpoints.check_quantisation(folder, quant)
         _check_lengths(config, task, items, folder)
-    return check_memory(config, candidate, "unknown" if unknown else placed)
+    return check_memory(config, candidate, placed)
 
 
-def _check_cards(config, unknown: bool) -> None:
+def _says_nothing(placed: str) -> bool:
+    """Of the cards and the memory that a run will have: this machine has no card, and another runs it."""
+    return placed == "elsewhere" and find_device().kind == "cpu"
+
+
+def _check_cards(config, on_cpu: bool) -> None:
     if min(config.tensor_parallel_size, config.pipeline_parallel_size) < 1:
         raise BadInput("engine.tensor_parallel_size, engine.pipeline_parallel_size: at least 1")
-    on_cpu = find_device().kind == "cpu"
-    # Its second worker raises at the first request (vLLM 0.32).
-    if config.pipeline_parallel_size > 1 and on_cpu and not unknown:
+    if config.pipeline_parallel_size > 1 and on_cpu:  # its second worker raises at the first request (vLLM 0.32)
         raise BadInput("engine.pipeline_parallel_size: vLLM has none on a CPU; engine.tensor_parallel_size works there")
     if config.cards > 1 and config.memory_at:
         raise BadInput("engine.memory_at: measured on one card; without tensor and pipeline parallel engines")
-    if config.cards > 1 and not on_cpu and config.cards > (here := len(cards())):
+    if find_device().kind == "cuda" and 1 < config.cards > (here := len(cards())):
         raise BadInput(
             f"engine.tensor_parallel_size={config.tensor_parallel_size} x engine.pipeline_parallel_size="
             f"{config.pipeline_parallel_size} ask for {config.cards} cards, {here} are here"
@@ -136,7 +139,7 @@ def _check_memory(config, what: str, weights_gib: float, kv_bytes_per_token: int
         needed = (weights_gib + kv) / config.cards + RUNTIME_GIB
         there = device.total_gib * config.gpu_memory_utilization
     takes = f"{what}: needs about {needed:.1f} GiB (weights {weights_gib:.1f}, KV cache {kv:.1f})"
-    if placed == "unknown":
+    if _says_nothing(placed):
         return needed
     if needed > there:
         raise BadInput(

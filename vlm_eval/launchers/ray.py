@@ -60,8 +60,8 @@ class Tasks:
         if missing := [name for name in params["env"] if name not in os.environ]:
             print(f"vlm-eval: hydra.launcher.env: not set here: {', '.join(missing)}", file=sys.stderr)
         self._task = ray.remote(**{name: params[name] for name in ("num_gpus", "num_cpus", "max_retries")})(work)
-        self._jobs: dict[Any, Job] = {}  # those that have not ended
-        self._before: dict[Any, dict[str, Any]] = {}  # status.json when they were begun
+        # Of those that have not ended, and status.json when they were begun.
+        self._jobs: dict[Any, tuple[Job, dict[str, Any]]] = {}
 
     def __enter__(self) -> "Tasks":
         return self
@@ -71,7 +71,7 @@ class Tasks:
         job = Job.current(cfg)
         before = RunFolder(job.run_dir).status()
         task = self._task.options(name=job.run_dir.name).remote(job, os.getcwd(), self._variables)
-        self._jobs[task], self._before[task] = job, before
+        self._jobs[task] = job, before
 
     def __exit__(self, kind: Any, error: Any, *_: Any) -> None:
         import ray
@@ -80,7 +80,7 @@ class Tasks:
             if error is None:
                 print(f"vlm-eval: Ray at {self._params['address']}: {len(self._jobs)} runs", file=sys.stderr)
                 self._wait()
-        except BaseException as raised:
+        except Exception as raised:
             error = raised
             raise
         finally:  # after a signal, a lost head or whatever was raised: no run outlives its sweep
@@ -96,8 +96,8 @@ class Tasks:
         while self._jobs:
             ended, _ = ray.wait(list(self._jobs), timeout=POLL_S)
             for task in ended:
-                job = self._jobs.pop(task)
-                status = self._how_it_ended(task, RunFolder(job.run_dir))
+                job, before = self._jobs.pop(task)
+                status = self._how_it_ended(task, RunFolder(job.run_dir), before)
                 print(f"{job.label}  {status.get('state')}, {total - len(self._jobs)} of {total}", file=sys.stderr)
             # A new head at the same address is another cluster: this machine's node is no part of it, and ends. (To ask
             # Ray for its nodes would then end this process, too.)
@@ -108,18 +108,17 @@ class Tasks:
                 print(f"vlm-eval: {self._stopped_by}", file=sys.stderr)
                 return
 
-    def _how_it_ended(self, task: Any, folder: RunFolder) -> dict[str, Any]:
+    def _how_it_ended(self, task: Any, folder: RunFolder, before: dict[str, Any]) -> dict[str, Any]:
         """The run's own word; what became of its task, where that ended before it could say one."""
         import ray
 
         try:
             return ray.get(task)
         except ray.exceptions.RayError as error:
-            status = folder.status()
-            begun = status != self._before[task]
-            if begun and status.get("state") in ("ok", "failed"):
+            status = folder.status_since(before)
+            if status.get("state") in ("ok", "failed"):
                 return status
-            stage = begun and status.get("stage") or "start"
+            stage = status.get("stage") or "start"
             if not isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)):
                 return failed(folder, stage, f"its Ray task failed: {one_line(getattr(error, 'cause', error))}")
             tries = self._params["max_retries"] + 1
@@ -139,15 +138,14 @@ class Tasks:
                 time.sleep(0.1)
             if not left:
                 break
-        for task, job in self._jobs.items():
+        for job, before in self._jobs.values():
             folder = RunFolder(job.run_dir)
-            status = folder.status()
-            begun = status != self._before[task]
-            if not (begun and status.get("state") in ("ok", "failed") or is_done(folder, job.made_from)):
-                failed(folder, begun and status.get("stage") or "start", self._stopped_by, "interrupted")
+            status = folder.status_since(before)
+            if status.get("state") not in ("ok", "failed") and not is_done(folder, job.made_from):
+                failed(folder, status.get("stage") or "start", self._stopped_by, "interrupted")
 
     def _at_work(self) -> bool:
-        return any(is_locked(job.run_dir / "run.log") for job in self._jobs.values())
+        return any(is_locked(job.run_dir / "run.log") for job, _ in self._jobs.values())
 
 
 @contextmanager

@@ -117,13 +117,13 @@ def _wait(array: str, at_most_s: float = float("inf")) -> None:
 
 def _say_how_it_ended(job: Any, folder: RunFolder, before: dict[str, Any], params: Mapping[str, Any]) -> None:
     """Of a run that could not say it itself: its job was cancelled, its time was over, its node was lost."""
-    status = folder.status()
-    if status != before and status.get("state") in ("ok", "failed"):
+    status = folder.status_since(before)
+    if status.get("state") in ("ok", "failed"):
         return
     outcome = _outcome(job)
     if outcome == "success":  # done already, or another process works on it
         return
-    stage = status.get("stage") or "start" if status != before else "start"
+    stage = status.get("stage") or "start"
     if outcome:
         failed(folder, stage, f"its Slurm job {job.job_id} failed: {outcome}")
         return

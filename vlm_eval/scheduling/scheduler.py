@@ -21,8 +21,8 @@ ENGINE_STAGES = ("start engine", "latency", "generate", "load")  # those in whic
 NO_CARD = Card("no card", 0.0)  # an engine that needs none, such as an API's: one at a time
 
 
-class Stopped(Exception):
-    """The sweep ends; nothing is entered any more."""
+class Stopped(BaseException):
+    """The sweep ends; nothing is entered any more. No Exception, as KeyboardInterrupt is none: no run has failed."""
 
 
 @dataclass(frozen=True)

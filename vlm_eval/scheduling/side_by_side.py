@@ -32,15 +32,16 @@ def places(sizes_gib: Optional[Sequence[float]], prefetch: int, scoring: int) ->
     is_list = isinstance(sizes_gib, Sequence) and all(isinstance(gib, (int, float)) for gib in sizes_gib)
     if sizes_gib is not None and not is_list:
         raise BadInput(f"hydra.launcher.cards={sizes_gib}: a list of GiB, one for each card, such as [40,80]")
-    there = [] if devices.find_device().kind == "cpu" else devices.cards()
-    answering = {"answers": devices.answers} if there else {}
-    if sizes_gib is None:
-        return Places(there, devices.find_device().kind == "cpu", prefetch, scoring, **answering)
-    if there and len(sizes_gib) > len(there):
-        raise BadInput(f"hydra.launcher.cards={list(sizes_gib)}: {len(there)} cards are here")
-    cards = there or [devices.Card(str(number), gib) for number, gib in enumerate(sizes_gib)]
-    taken = [replace(card, gib=gib) for card, gib in zip(cards, sizes_gib)]
-    return Places(taken, False, prefetch, scoring, **answering)
+    on_cpu = devices.find_device().kind == "cpu"
+    cards = [] if on_cpu else devices.cards()
+    answering = {"answers": devices.answers} if cards else {}
+    if sizes_gib is not None:
+        if cards and len(sizes_gib) > len(cards):
+            raise BadInput(f"hydra.launcher.cards={list(sizes_gib)}: {len(cards)} cards are here")
+        cards = cards or [devices.Card(str(number), gib) for number, gib in enumerate(sizes_gib)]
+        cards = [replace(card, gib=gib) for card, gib in zip(cards, sizes_gib)]
+        on_cpu = False
+    return Places(cards, on_cpu, prefetch, scoring, **answering)
 
 
 class SideBySide:
