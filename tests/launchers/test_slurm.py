@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -151,6 +152,28 @@ def test_ctrl_c_cancels_the_jobs(slurm, tmp_path, data):
     assert code == 130 and "this goes on with it" in out, (out, err)
     assert queue(job_of(sweep)) == ""
     assert sweep.runs()[0].status()["state"] == "interrupted" and len(keys(sweep.runs()[0])) == 4
+
+
+def test_jobs_that_cannot_be_cancelled_go_on_and_that_is_said(slurm, tmp_path, data, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scancel").write_text("#!/bin/sh\necho 'scancel: error: no contact' >&2\nexit 1\n")
+    (tmp_path / "bin" / "scancel").chmod(0o755)
+    sweep = Sweep(tmp_path, data, "engine.mode=hang,ok", "engine.after=4", "hydra.launcher.array_parallelism=1")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        process = sweep.start()
+    until(lambda: sweep.answered() == 4, "the first run hangs")
+    process.send_signal(signal.SIGINT)
+    code, _, err = ended(process)
+    assert code == 130 and f"may go on, for scancel {job_of(sweep)} failed: scancel: error: no contact" in err, err
+    first, second = [run.status() for run in sweep.runs()]
+    assert first["state"] == "running" and second == {}
+    assert sorted(queue(job_of(sweep), "%T").split()) == ["PENDING", "RUNNING"]
+    subprocess.run(["scancel", job_of(sweep)], check=True)
+    until(lambda: queue(job_of(sweep)) == "", "they are gone")
+    assert sweep.runs()[0].status()["state"] == "interrupted"  # its own word, and its answers are kept
+    code, _, err = sweep.run(f"sweep.resume={sweep.folder}")
+    assert code == 0 and sweep.answered() == 12, err
 
 
 def test_what_sbatch_refuses_is_one_line(slurm, tmp_path, data):

@@ -67,8 +67,9 @@ def launch(
         _wait(array)
     except BaseException:  # Ctrl-C or SIGTERM: no run outlives its sweep
         cancelled = subprocess.run(["scancel", array], capture_output=True, text=True)
-        if cancelled.returncode:  # its jobs may go on
-            print(f"vlm-eval: scancel {array}: {' '.join(cancelled.stderr.split())}", file=sys.stderr)
+        if cancelled.returncode:
+            said = " ".join(cancelled.stderr.split())
+            print(f"vlm-eval: its jobs may go on, for scancel {array} failed: {said}", file=sys.stderr)
         _wait(array, STOP_WITHIN_S)
         raise
     finally:
@@ -128,6 +129,8 @@ def _say_how_it_ended(job: Any, folder: RunFolder, before: dict[str, Any], param
         failed(folder, stage, f"its Slurm job {job.job_id} failed: {outcome}")
         return
     state, code = _ended(job.job_id)
+    if state in ("RUNNING", "PENDING", "SUSPENDED", "COMPLETING"):  # it was to be cancelled, and goes on
+        return
     if state == "TIMEOUT" or code == OUT_OF_TIME:
         requeued, minutes = params["max_num_timeout"], params["timeout_min"]
         why = f"was out of time: timeout_min={minutes} of hydra.launcher, put back into the queue {requeued} times"
