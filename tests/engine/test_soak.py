@@ -39,14 +39,13 @@ sys.exit(cli.main())
 """
 
 
-def soak(tmp_path: Path, starts: int) -> list[dict]:
+def soak(tmp_path: Path, starts: int, prefetch: int) -> list[dict]:
     """What the parent held after each of so many runs, each with an engine of its own."""
     data, temporary = make_data(tmp_path / "data", 1), tmp_path / "tmp"
     temporary.mkdir()
     command = ["-m", "model=demo", "quant=awq", "task=vqa", f"task.data.root={data}", "task.repeats=1", *QUICK]
     command += ["engine.latency_pass.items=0", "task.sampling.max_tokens=4", "engine.max_model_len=1024"]
-    # One after another: with the next run beside it, what the parent holds when one ends would be a matter of chance.
-    command += ["sweep.prefetch=0", f"run.seed=range({starts})", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    command += [f"sweep.prefetch={prefetch}", f"run.seed=range({starts})", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     notes = tmp_path / "notes.jsonl"
     environment = {**os.environ, "TMPDIR": str(temporary), "SOAK_NOTES": str(notes)}
     ended = subprocess.run([sys.executable, "-c", PARENT, *command], cwd=tmp_path, env=environment, capture_output=True)
@@ -55,13 +54,12 @@ def soak(tmp_path: Path, starts: int) -> list[dict]:
 
 
 def check_flat(notes: list[dict], starts: int, most_growth_mib: float) -> str:
-    """AssertionError unless what is held at the end is what was held when the sweep had warmed up."""
+    """AssertionError if more is held at the end than when the sweep had warmed up, at most: of runs side by side it
+    is a matter of chance what is there when one ends."""
     assert len(notes) == starts and all(note["state"] == "ok" for note in notes)
     early, late = notes[2 : 2 + starts // 5], notes[-(starts // 5) :]
     for what in ("fds", "threads", "children", "temporary", "shm"):
         assert max(n[what] for n in late) <= max(n[what] for n in early), (what, early, late)
-    assert {n["children"] for n in notes} == {1}  # the process that the runs are forked from
-    assert {n["temporary"] for n in notes} == {0}
     growth = (statistics.median(n["rss"] for n in late) - statistics.median(n["rss"] for n in early)) / 2**20
     assert growth < most_growth_mib, f"the parent grew by {growth:.1f} MiB"
     held = notes[-1]
@@ -71,11 +69,17 @@ def check_flat(notes: list[dict], starts: int, most_growth_mib: float) -> str:
     )
 
 
-def test_fifteen_engine_starts(tmp_path):
-    print(check_flat(soak(tmp_path, 15), 15, most_growth_mib=3))
+def test_ten_engine_starts(tmp_path):
+    notes = soak(tmp_path, 10, prefetch=0)
+    print(check_flat(notes, 10, most_growth_mib=3))
+    assert {n["children"] for n in notes} == {1}  # the process that the runs are forked from
+    assert {n["temporary"] for n in notes} == {0}
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3 * 3600)
-def test_three_hundred_engine_starts(tmp_path):
-    print(check_flat(soak(tmp_path, 300), 300, most_growth_mib=3))
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_three_hundred_engine_starts(tmp_path, prefetch):
+    notes = soak(tmp_path, 300, prefetch)
+    print(check_flat(notes, 300, most_growth_mib=3))
+    assert max(n["children"] for n in notes) <= 1 + 2 * prefetch  # the runs' own processes beside that one

@@ -70,8 +70,8 @@ def _forget_most(sweep: SmallSweep, draw: random.Random) -> None:
         run.set_status("interrupted", "generate")
 
 
-def test_ten_kills(tmp_path):
-    kill_at_random(tmp_path, 10, seed=10)
+def test_five_kills(tmp_path):
+    kill_at_random(tmp_path, 5, seed=10)
 
 
 @pytest.mark.long
