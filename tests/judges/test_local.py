@@ -150,9 +150,8 @@ class Engine:
         self.llm_engine, self.engine_core = self, self
         self.finish, self.running, self.aborted, self.down = finish, [], [], False
 
-    def enqueue_chat(self, messages, params, **_):
-        self.running.append(str(len(self.running)))
-        return [f"{self.running[-1]}-x"]
+    def add_request(self, number, prompt, params):
+        self.running.append(number)
 
     def has_unfinished_requests(self):
         return bool(self.running)
@@ -171,6 +170,7 @@ class Engine:
 @pytest.fixture(autouse=True)
 def no_vllm(monkeypatch):
     """The thread's own doings need none of it."""
+    monkeypatch.setattr(local, "Prompts", lambda llm, **template: SimpleNamespace(make=lambda messages: messages))
     monkeypatch.setattr(local, "_sampling", lambda parameters: parameters)
     monkeypatch.setattr(local.vllm, "refusals", lambda: (ValueError,))
 

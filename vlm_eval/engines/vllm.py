@@ -17,7 +17,8 @@ from vlm_eval import checkpoints, images
 from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm_check, vllm_inspect, vllm_loaded, vllm_memory, vllm_memory_table, vllm_nan
 from vlm_eval.engines.base import Candidate, Engine, Level, Request, Streaming, first_of_each, with_images
-from vlm_eval.engines.vllm_nan import NanCounter, outer_id
+from vlm_eval.engines.vllm_nan import NanCounter
+from vlm_eval.engines.vllm_prompts import Prompts, ahead
 from vlm_eval.engines.vllm_refusals import refusals, said_in_one_line
 from vlm_eval.provenance import version_of
 from vlm_eval.rows import Answer, Item, Latency
@@ -106,6 +107,7 @@ class VllmEngine(Engine):
         self._memory_key = ""
         self._counter = itertools.count()
         self._nan: Optional[NanCounter] = None
+        self._prompts: Optional[Prompts] = None
         self._processor: Optional[dict[str, int]] = None  # of the checkpoint, once it is here
 
     def need(self, todo: Sequence[Request]) -> Mapping[str, Any]:
@@ -149,7 +151,7 @@ class VllmEngine(Engine):
         fast, why = self._starts_fast(on_cpu)
         arguments = self._arguments(on_cpu, fast)
         self.llm = LLM(**{**arguments, **self.config.extra})
-        self._nan = NanCounter(self.llm)
+        self._nan, self._prompts = NanCounter(self.llm), Prompts(self.llm)
         loaded = vllm_loaded.check_loaded(self.llm, self.quant)
         self._facts = {
             "checkpoint": self.checkpoint,
@@ -206,7 +208,7 @@ class VllmEngine(Engine):
             seed=self.candidate.seed,
             disable_log_stats=False,  # otherwise RequestOutput.metrics is None and there is no time to first token
             enable_prefix_caching=False,  # a repeat must not skip the work that the first answer did
-            mm_processor_cache_gb=self.config.image_cache_gib,  # see _enqueue
+            mm_processor_cache_gb=self.config.image_cache_gib,  # see _prompt
         )
         if on_cpu:
             # A request with its own seed kills the engine when its prefill is cut in chunks
@@ -262,23 +264,25 @@ class VllmEngine(Engine):
         return {"kv_cache_gib": round(cache, 3), "activations_gib": round(activations, 3)}
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
-        waiting, running = list(reversed(requests)), {}
-        engine = self.llm.llm_engine
-        # Enough in the queue that the scheduler is never short, not so many that every picture is in memory at once.
-        depth = 4 * self._at_once
-        while waiting or running:
-            refused = []
-            while waiting and len(running) < depth:
-                request = waiting.pop()
-                try:
-                    running[self._enqueue(request, picture_id=request.image)] = request
-                except refusals() as error:  # a prompt that vLLM cannot take, e.g. longer than the context
-                    refused.append(_failed(request, said_in_one_line(error)))
-            if running and not engine.has_unfinished_requests():
-                raise RuntimeError(f"vLLM lost {len(running)} requests")
-            finished = [self._read(running.pop(o.request_id), o) for o in _step(engine) if o.finished]
-            if refused or finished:
-                yield refused + finished
+        engine, running = self.llm.llm_engine, {}
+        # Pictures are prepared while the engine works, in order, and before each step the same number of requests comes
+        # in, waited for if need be: what is computed together, and so rounded, does not depend on what took how long.
+        at_most, each_step = 2 * self._at_once, max(1, self._at_once // 8)
+        with contextlib.closing(ahead(self._prompt, requests, at_most)) as prepared:
+            while True:
+                refused = []
+                for request, prompt in itertools.islice(prepared, min(each_step, at_most - len(running))):
+                    try:
+                        running[self._enqueue(request, prompt.result())] = request
+                    except refusals() as error:  # a prompt that vLLM cannot take, e.g. longer than the context
+                        refused.append(_failed(request, said_in_one_line(error)))
+                if not running and not refused:
+                    return
+                if running and not engine.has_unfinished_requests():
+                    raise RuntimeError(f"vLLM lost {len(running)} requests")
+                finished = [self._read(running.pop(o.request_id), o) for o in _step(engine) if o.finished]
+                if refused or finished:
+                    yield refused + finished
 
     def time_alone(self, requests: Sequence[Request]) -> Iterator[list[Latency]]:
         warm = [self._one(request) for request in requests[: self.config.latency_pass.warmup]]
@@ -296,7 +300,7 @@ class VllmEngine(Engine):
         sent = time.monotonic()
         try:
             # An identity that no request had before: this picture is prepared from scratch, whatever went before it.
-            self._enqueue(request, picture_id=f"alone {next(self._counter)}")
+            self._enqueue(request, self._prompt(request, picture_id=f"alone {next(self._counter)}"))
         except refusals() as error:
             return Latency(request.item_id, None, error=said_in_one_line(error), repeat=request.repeat)
         prepared = time.monotonic()
@@ -318,20 +322,28 @@ class VllmEngine(Engine):
             repeat=request.repeat,
         )
 
-    def _enqueue(self, request: Request, picture_id: str) -> str:
-        """Hand a request to vLLM; its id. Pictures of one `picture_id` are prepared once and then taken from caches:
-        the batch's repeats share a screenshot's, a request that is timed alone has one of its own."""
+    def _prompt(self, request: Request, picture_id: Optional[str] = None) -> Any:
+        """Pictures of one `picture_id` are prepared once, then taken from a cache: in the batch, those of one file."""
+        size_of(request.image)  # now, when it is decoded: by the time of its answer it may be decoded no more
+        return self._prompts.make(
+            with_images(request.messages, lambda path: image_part(path, picture_id or request.image))
+        )
+
+    def _enqueue(self, request: Request, prompt: Any) -> str:
+        """Hand it to vLLM; its id."""
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
             temperature=request.sampling.temperature,
             top_p=request.sampling.top_p,
             max_tokens=request.sampling.max_tokens,
             seed=request.seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        messages = with_images(request.messages, lambda path: image_part(path, picture_id))
-        [internal] = self.llm.enqueue_chat([messages], params, use_tqdm=False)
-        return outer_id(internal)
+        number = str(next(self._counter))
+        self.llm.llm_engine.add_request(number, prompt, params)
+        return number
 
     def _read(self, request: Request, output: Any) -> Answer:
         answer = output.outputs[0]
@@ -367,7 +379,7 @@ class VllmEngine(Engine):
         limits = self._pixel_limits()
         if limits is None:
             return None
-        width, height = picture(request.image).size
+        width, height = size_of(request.image)
         factor = self._processor["factor"]
         height, width = images.smart_resize(height, width, factor, *limits)
         return (width, height) if (height // factor) * (width // factor) == visual_tokens else None
@@ -390,6 +402,11 @@ def picture(path: str) -> Any:
     from pathlib import Path
 
     return images.load(Path(path))
+
+
+@functools.cache
+def size_of(path: str) -> tuple[int, int]:
+    return picture(path).size
 
 
 def _step(engine: Any) -> list[Any]:

@@ -5,7 +5,6 @@ vllm is imported in start(), after the environment it reads at import is set.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import time
@@ -15,6 +14,7 @@ from typing import Any, AsyncIterator, Iterator, Mapping, Sequence
 
 from vlm_eval import images
 from vlm_eval.engines.base import Refused, Request, Streaming, with_images
+from vlm_eval.engines.vllm_prompts import Prompts
 from vlm_eval.engines.vllm_refusals import refusals, said_in_one_line
 
 ENVIRONMENT = {  # of the core's process
@@ -37,13 +37,10 @@ class AsyncVllm(Streaming):
         began = time.monotonic()
         with _environment(ENVIRONMENT):
             from vllm.engine.arg_utils import AsyncEngineArgs
-            from vllm.renderers import ChatParams
             from vllm.v1.engine.async_llm import AsyncLLM
 
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self.arguments))
-        self._chat = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "tokenize": False})
-        # The template writes them, and a server adds none either.
-        self._tokens = dataclasses.replace(self._llm.renderer.default_chat_tok_params, add_special_tokens=False)
+        self._prompts = Prompts(self._llm)
         return {
             "arguments": {k: v for k, v in self.arguments.items() if k != "model"},
             "engine_start_s": round(time.monotonic() - began, 3),
@@ -64,7 +61,7 @@ class AsyncVllm(Streaming):
         )
         reason = None
         try:
-            _, [prompt] = await self._llm.renderer.render_chat_async([messages], self._chat, self._tokens)
+            prompt = await self._prompts.make_soon(messages)
             async for output in self._llm.generate(prompt, self._sampling(request), f"load-{number}"):
                 reason = output.outputs[0].finish_reason
                 yield len(output.outputs[0].token_ids)

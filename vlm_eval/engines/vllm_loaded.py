@@ -99,11 +99,12 @@ def kv_cache_gib(llm: Any, bytes_per_token: int) -> float:
 
 
 def _chat_template(llm: Any) -> str:
-    """The template that vLLM renders the chat with: the processor's if it has one, else the tokenizer's."""
+    """The template that vLLM renders the chat with: engine.extra's, else the processor's, else the tokenizer's."""
     from vllm.transformers_utils.processor import cached_processor_from_config
 
     processor = cached_processor_from_config(llm.llm_engine.model_config)
-    template = getattr(processor, "chat_template", None) or getattr(llm.get_tokenizer(), "chat_template", None)
+    template = getattr(llm, "chat_template", None) or getattr(processor, "chat_template", None)
+    template = template or getattr(llm.get_tokenizer(), "chat_template", None)
     return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import os
 import queue
 import threading
@@ -20,6 +21,7 @@ from vlm_eval.config import ModelConfig, QuantConfig
 from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm
 from vlm_eval.engines.vllm_check import RUNTIME_GIB
+from vlm_eval.engines.vllm_prompts import Prompts
 from vlm_eval.errors import BadInput
 from vlm_eval.judges import providers
 from vlm_eval.judges.base import JudgeRequest
@@ -201,6 +203,7 @@ class EngineThread:
         """Returns when load() is done, and raises what it raised."""
         self._asked: queue.SimpleQueue[Optional[_Request]] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
+        self._counter = itertools.count()
         self._over = False
         loaded: Future = Future()
         self._thread = threading.Thread(target=self._work, args=(load, loaded), name=PROVIDER, daemon=True)
@@ -251,12 +254,14 @@ class EngineThread:
 
     def _serve(self, llm: Any) -> None:
         engine = llm.llm_engine
+        # Its first token is the JSON's; a model that thinks first is told that it has.
+        prompts = Prompts(llm, enable_thinking=False)
         while True:
             while not self._running or not self._asked.empty():  # waits only when there is nothing to do
                 request = self._asked.get()
                 if request is None:
                     return
-                self._take(llm, request)
+                self._take(llm, prompts, request)
             if not engine.has_unfinished_requests():
                 raise RuntimeError(f"vLLM lost {len(self._running)} requests")
             for output in engine.step():
@@ -266,28 +271,24 @@ class EngineThread:
                 engine.abort_request([key])
                 del self._running[key]
 
-    def _take(self, llm: Any, request: _Request) -> None:
+    def _take(self, llm: Any, prompts: Prompts, request: _Request) -> None:
+        number = str(next(self._counter))
         try:
-            [internal] = llm.enqueue_chat(
-                [list(request.messages)],
-                _sampling(request.parameters),
-                use_tqdm=False,
-                # Its first token is the JSON's; a model that thinks first is told that it has.
-                chat_template_kwargs={"enable_thinking": False},
-            )
+            llm.llm_engine.add_request(number, prompts.make(request.messages), _sampling(request.parameters))
         except vllm.refusals() as error:  # a prompt that vLLM cannot take, e.g. longer than the context
             request.output.set_exception(ValueError(str(error)))
         else:
-            self._running[internal.split("-")[0]] = request  # vLLM adds random digits
+            self._running[number] = request
 
 
 def _sampling(parameters: Mapping[str, Any]) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     form = parameters.get("response_format")
     return SamplingParams(
         temperature=parameters.get("temperature", 1.0),
         max_tokens=parameters["max_tokens"],
         structured_outputs=StructuredOutputsParams(json=form["json_schema"]["schema"]) if form else None,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )

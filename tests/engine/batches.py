@@ -1,0 +1,83 @@
+"""Run in a fresh process by test_batch.py: batches of the demo's items, answered by one engine; what came of each, and
+with how many requests each step of the engine began."""
+
+import dataclasses
+import json
+import os
+import threading
+import time
+
+from omegaconf import OmegaConf
+
+from tests.helpers import composed
+from vlm_eval import config
+from vlm_eval.engines import vllm
+from vlm_eval.engines.base import Candidate
+from vlm_eval.engines.vllm_prompts import Prompts
+from vlm_eval.generate import requests_of
+
+SAMPLING = ("task.sampling.max_tokens=8", "task.repeats=2", "engine.max_num_seqs=8", "engine.max_model_len=2048")
+
+
+def main() -> None:
+    cfg = composed("quant=bf16", *SAMPLING)
+    os.environ.update(vllm.environment(OmegaConf.to_object(cfg.engine)))
+    task = config.build(cfg.task)
+    items = {item.item_id: item for item in task.items()}
+    engine = config.build(cfg.engine, Candidate(*config.model_and_quant(cfg), task.config.image, cfg.run.seed))
+    engine.start()
+    requests = requests_of(cfg, task, items, range(cfg.task.repeats))
+    # Its text alone is short enough, with its picture it is too long.
+    words = {"type": "text", "text": "слово " * 950}
+    messages = [{**m, "content": [*m["content"], words]} if m["role"] == "user" else m for m in requests[0].messages]
+    too_long = dataclasses.replace(requests[0], item_id="too long", messages=messages)
+    print(
+        json.dumps(
+            {
+                "too long": answered(engine, [too_long, *requests[:2]]),
+                "at once": answered(engine, requests),
+                "slowly prepared": answered(engine, requests, prepare_s=0.1),
+                "another template": templated(engine.llm, "Только {{ messages[0].content }}."),
+            }
+        )
+    )
+    engine.stop()
+
+
+def answered(engine, requests, prepare_s=0.0) -> dict:
+    steps, prepared, core = [], [], engine.llm.llm_engine
+    step, prompt = core.step, engine._prompt
+
+    def counted():
+        steps.append((core.get_num_unfinished_requests(), len(prepared)))
+        return step()
+
+    def slowed(request):
+        time.sleep(prepare_s)
+        prepared.append(threading.current_thread() is threading.main_thread())
+        return prompt(request)
+
+    core.step, engine._prompt = counted, slowed
+    try:
+        answers = [answer for some in engine.answer(requests) for answer in some]
+    finally:
+        core.step, engine._prompt = step, prompt
+    return {
+        "texts": {f"{a.item_id} {a.repeat}": a.text for a in answers},
+        "errors": [a.error for a in answers if a.error],
+        "began_with": [unfinished for unfinished, _ in steps],
+        "prepared_by_then": [number for _, number in steps],
+        "in_the_main_thread": sum(prepared),
+        "threads_left": sum(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()),
+    }
+
+
+def templated(llm, template) -> str:
+    """What engine.extra.chat_template makes of a message."""
+    llm.chat_template = template
+    prompt = Prompts(llm).make([{"role": "user", "content": "это"}])
+    return llm.get_tokenizer().decode(prompt["prompt_token_ids"])
+
+
+if __name__ == "__main__":
+    main()
