@@ -21,7 +21,7 @@ from one_engine import started
 from pairs import machine
 
 from vlm_eval.engines.base import Request, first_of_each, with_images
-from vlm_eval.engines.vllm import picture
+from vlm_eval.engines.vllm_prompts import picture
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm_check, vllm_inspect, vllm_loaded, vllm_memory, vllm_memory_table, vllm_nan
 from vlm_eval.engines.base import Candidate, Engine, Level, Request, Streaming, first_of_each, with_images
 from vlm_eval.engines.vllm_nan import NanCounter
-from vlm_eval.engines.vllm_prompts import Prompts, ahead
+from vlm_eval.engines.vllm_prompts import Prompts, ahead, image_part, picture, size_of
 from vlm_eval.engines.vllm_refusals import refusals, said_in_one_line
 from vlm_eval.provenance import version_of
 from vlm_eval.rows import Answer, Item, Latency
@@ -265,10 +265,12 @@ class VllmEngine(Engine):
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
         engine, running = self.llm.llm_engine, {}
-        # Pictures are prepared while the engine works, in order, and before each step the same number of requests comes
-        # in, waited for if need be: what is computed together, and so rounded, does not depend on what took how long.
-        at_most, each_step = 2 * self._at_once, max(1, self._at_once // 8)
-        with contextlib.closing(ahead(self._prompt, requests, at_most)) as prepared:
+        # Prompts are made while the engine works, and before each step the same number comes in, in order, waited for
+        # if need be: what is computed together, and so rounded, does not depend on what took how long. Not many more
+        # than work at once, for each has its picture's pixels with it.
+        each_step = max(1, self._at_once // 8)
+        at_most = self._at_once + each_step
+        with contextlib.closing(ahead(self._prompt, requests, at_most // 2)) as prepared:
             while True:
                 refused = []
                 for request, prompt in itertools.islice(prepared, min(each_step, at_most - len(running))):
@@ -391,22 +393,6 @@ class VllmEngine(Engine):
     def _pixel_limits(self) -> Optional[tuple[int, int]]:
         """(min_pixels, max_pixels): the task's where it sets them, else the checkpoint's; None for other processors."""
         return None if self._processor is None else checkpoints.pixel_limits(self.image, self._processor)
-
-
-def image_part(path: str, picture_id: str) -> dict[str, Any]:
-    return {"type": "image_pil", "image_pil": picture(path), "uuid": picture_id}
-
-
-@functools.lru_cache(maxsize=64)
-def picture(path: str) -> Any:
-    from pathlib import Path
-
-    return images.load(Path(path))
-
-
-@functools.cache
-def size_of(path: str) -> tuple[int, int]:
-    return picture(path).size
 
 
 def _step(engine: Any) -> list[Any]:
