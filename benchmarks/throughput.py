@@ -45,8 +45,10 @@ def main() -> None:
     from vllm import SamplingParams
 
     def forget() -> None:
+        # What bare `chat` has handed over once, it takes for handed over, whatever ours has put there since.
+        engine.llm.reset_mm_cache()
         if chosen.large:
-            vllm_prompts._picture.cache_clear()
+            vllm_prompts.forget_pictures()
 
     def bare() -> float:
         forget()

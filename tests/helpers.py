@@ -70,6 +70,12 @@ def composed(*overrides: str) -> Any:
         return config.validate(compose("config", list(overrides)))
 
 
+def in_shared_memory() -> set[str]:
+    """But for what tests beside this one have there: servers, browsers, Ray, workers of tensor parallel engines."""
+    of_others = ("PostgreSQL", ".org.chromium", "plasma", "vllm_dist")
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(of_others)}
+
+
 def python(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     """A fresh interpreter, to see what is imported and what is not."""
     command = [sys.executable, "-c", program, *arguments]

@@ -136,6 +136,10 @@ def test_a_picture_outside_the_data(refused, data, tmp_path, name):
     refused(naming=[name, "leads out of task.data.root", data / "items.csv", "row 2"])
 
 
+def test_adapters_that_no_request_would_have(refused):
+    refused("+engine.extra.default_mm_loras={image: folder}", naming=["engine.extra.default_mm_loras", "adapters"])
+
+
 def test_a_picture_too_thin_for_the_model(refused, data, checkpoint):
     processor(checkpoint)
     Image.new("RGB", (6000, 28)).save(data / "images" / "b.png")

@@ -4,7 +4,6 @@ middle of a batch; and that answers do not depend on where a run was cut."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from vlm_eval import paths, resolvers
 from vlm_eval.store import RunFolder
 from vlm_eval.tracking.run_facts import tags_of
 
-from ..helpers import QUICK
+from ..helpers import QUICK, in_shared_memory
 
 pytestmark = pytest.mark.engine
 
@@ -54,11 +53,6 @@ def test_a_quantisation_without_a_kernel_here_fails_with_its_reason(tmp_path):
     assert run.result.returncode == 1
     assert (status["state"], status["stage"]) == ("failed", "start engine")
     assert "bitsandbytes" in status["error"], status
-
-
-def in_shared_memory() -> set[str]:
-    """But for what other tests' servers and browsers have there."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith(("PostgreSQL", ".org.chromium", "plasma"))}
 
 
 def test_a_died_engine_is_started_again_and_leaves_nothing(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ..helpers import QUICK, make_data
+from ..helpers import QUICK, REPO, make_data
 
 pytestmark = pytest.mark.engine
 
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.engine
 PARENT = """
 import gc, json, os, sys, threading
 import psutil
+from tests.helpers import in_shared_memory
 from vlm_eval import cli, job
 
 me, real, notes = psutil.Process(), job.launch, open(os.environ["SOAK_NOTES"], "w")
@@ -28,7 +29,7 @@ def noted(*arguments, **where):
     gc.collect()
     below = [name for _, folders, files in os.walk(os.environ["TMPDIR"]) for name in folders + files]
     temporary = sum(not name.startswith("torchinductor_") for name in below)  # torch's cache is meant to stay
-    shm = sum(not name.startswith("PostgreSQL") for name in os.listdir("/dev/shm"))  # of other tests' servers
+    shm = len(in_shared_memory())
     print(json.dumps({"state": status["state"], "error": status["error"], "rss": me.memory_info().rss,
         "fds": me.num_fds(), "threads": me.num_threads(), "children": len(me.children(recursive=True)),
         "temporary": temporary, "shm": shm}), file=notes, flush=True)
@@ -47,7 +48,7 @@ def soak(tmp_path: Path, starts: int, prefetch: int) -> list[dict]:
     command += ["engine.latency_pass.items=0", "task.sampling.max_tokens=4", "engine.max_model_len=1024"]
     command += [f"sweep.prefetch={prefetch}", f"run.seed=range({starts})", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     notes = tmp_path / "notes.jsonl"
-    environment = {**os.environ, "TMPDIR": str(temporary), "SOAK_NOTES": str(notes)}
+    environment = {**os.environ, "TMPDIR": str(temporary), "SOAK_NOTES": str(notes), "PYTHONPATH": str(REPO)}
     ended = subprocess.run([sys.executable, "-c", PARENT, *command], cwd=tmp_path, env=environment, capture_output=True)
     assert ended.returncode == 0, ended.stderr.decode()[-3000:]
     return [json.loads(line) for line in notes.read_text().splitlines()]

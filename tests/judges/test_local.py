@@ -85,6 +85,8 @@ def test_what_a_local_judge_does_not_have_is_refused():
         judge_of("a/b", "+judge.api_base=http://127.0.0.1:1/v1")
     with pytest.raises(BadInput, match="judge.max_model_length: no such key; did you mean max_model_len"):
         judge_of("a/b", "+judge.max_model_length=1")
+    with pytest.raises(BadInput, match="judge.extra.default_mm_loras: requests are made without adapters"):
+        judge_of("a/b", "+judge.extra.default_mm_loras={image: folder}")
     with pytest.raises(BadInput, match="judge.model: no value given"):
         composed("judge=local", "metrics=tech")
 

@@ -154,10 +154,12 @@ def test_ctrl_c_cancels_the_jobs(slurm, tmp_path, data):
     assert sweep.runs()[0].status()["state"] == "interrupted" and len(keys(sweep.runs()[0])) == 4
 
 
-def test_jobs_that_cannot_be_cancelled_go_on_and_that_is_said(slurm, tmp_path, data, monkeypatch):
+@pytest.mark.parametrize("deaf", [("scancel",), ("scancel", "squeue", "scontrol")])
+def test_jobs_that_cannot_be_cancelled_go_on_and_that_is_said(slurm, tmp_path, data, monkeypatch, deaf):
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "scancel").write_text("#!/bin/sh\necho 'scancel: error: no contact' >&2\nexit 1\n")
-    (tmp_path / "bin" / "scancel").chmod(0o755)
+    for name in deaf:
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho '{name}: error: no contact' >&2\nexit 1\n")
+        (tmp_path / "bin" / name).chmod(0o755)
     sweep = Sweep(tmp_path, data, "engine.mode=hang,ok", "engine.after=4", "hydra.launcher.array_parallelism=1")
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")

@@ -18,7 +18,7 @@ from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm_check, vllm_inspect, vllm_loaded, vllm_memory, vllm_memory_table, vllm_nan
 from vlm_eval.engines.base import Candidate, Engine, Level, Request, Streaming, first_of_each, with_images
 from vlm_eval.engines.vllm_nan import NanCounter
-from vlm_eval.engines.vllm_prompts import Prompts, ahead, image_part, picture, size_of
+from vlm_eval.engines.vllm_prompts import Prompts, ahead, forget_pictures, image_part, picture, size_of
 from vlm_eval.engines.vllm_refusals import refusals, said_in_one_line
 from vlm_eval.provenance import version_of
 from vlm_eval.rows import Answer, Item, Latency
@@ -268,9 +268,9 @@ class VllmEngine(Engine):
         # Prompts are made while the engine works, and before each step the same number comes in, in order, waited for
         # if need be: what is computed together, and so rounded, does not depend on what took how long. Not many more
         # than work at once, for each has its picture's pixels with it.
-        each_step = max(1, self._at_once // 8)
+        each_step = max(1, self._at_once // 4)
         at_most = self._at_once + each_step
-        with contextlib.closing(ahead(self._prompt, requests, at_most // 2)) as prepared:
+        with contextlib.closing(ahead(self._prompt, requests, max(each_step + 1, at_most // 2))) as prepared:
             while True:
                 refused = []
                 for request, prompt in itertools.islice(prepared, min(each_step, at_most - len(running))):
@@ -295,12 +295,13 @@ class VllmEngine(Engine):
     def stop(self) -> None:
         if self.llm is not None:
             self.llm.llm_engine.engine_core.shutdown()
-            self.llm = None
+            self.llm = self._nan = self._prompts = None  # with all pictures that they hold
+            forget_pictures()
 
     def _one(self, request: Request) -> Latency:
-        picture(request.image)  # decoded before the clock starts, for every request alike
-        sent = time.monotonic()
         try:
+            picture(request.image)  # decoded before the clock starts, for every request alike
+            sent = time.monotonic()
             # An identity that no request had before: this picture is prepared from scratch, whatever went before it.
             self._enqueue(request, self._prompt(request, picture_id=f"alone {next(self._counter)}"))
         except refusals() as error:

@@ -17,6 +17,7 @@ from vlm_eval.tasks.base import Task
 RUNTIME_GIB = 1.5  # python, torch and vLLM themselves, before any weights (0.9 to 1.0 measured on a CPU)
 # What lets code of a checkpoint run is asked for by name, not among the further arguments.
 OPTIONS_OF_THEIR_OWN = {"trust_remote_code": "model.trust_remote_code", "load_format": "engine.load_format"}
+NO_ADAPTERS = "default_mm_loras: requests are made without adapters; merge it into the checkpoint"
 MARGIN_GIB = 0.5  # the CUDA context of the process itself is taken before vLLM looks
 
 
@@ -27,6 +28,8 @@ def check(config, candidate: Candidate, task: Task, items: Sequence[Item], place
     for key, option in OPTIONS_OF_THEIR_OWN.items():
         if key in config.extra:
             raise BadInput(f"engine.extra.{key}: it has an option of its own, {option}")
+    if "default_mm_loras" in config.extra:
+        raise BadInput(f"engine.extra.{NO_ADAPTERS}")
     on_cpu = find_device().kind == "cpu" and not _says_nothing(placed)
     if on_cpu and version_of("vllm"):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

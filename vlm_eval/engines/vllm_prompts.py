@@ -19,7 +19,7 @@ from vlm_eval import images
 
 # Threads that make prompts: most of what takes time there is the decoding of screenshots. Beside an engine that itself
 # needs one of two cores, a second thread loses 7 %.
-THREADS = max(1, min(4, (os.cpu_count() or 1) // 4))
+THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 4))
 T = TypeVar("T")
 Chat = Sequence[Mapping[str, Any]]  # messages, as vLLM's chat takes them
 
@@ -66,9 +66,13 @@ def picture(path: str) -> Any:
 _decoding: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)  # 10 MB each, of 1080 x 2400
 def _picture(path: str) -> Any:
     return images.load(Path(path))
+
+
+def forget_pictures() -> None:
+    _picture.cache_clear()
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from vlm_eval import checkpoints
 from vlm_eval.config import ModelConfig, QuantConfig
 from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm
-from vlm_eval.engines.vllm_check import RUNTIME_GIB
+from vlm_eval.engines.vllm_check import NO_ADAPTERS, RUNTIME_GIB
 from vlm_eval.engines.vllm_prompts import Prompts
 from vlm_eval.errors import BadInput
 from vlm_eval.judges import providers
@@ -56,6 +56,8 @@ class LocalJudge(PairwiseJudge):
             raise BadInput("judge.cache: a local judge keeps no replies, a folder's weights may change; leave it null")
         if config.api_base or config.api_key_env:
             raise BadInput("judge.api_base, api_key_env: a local judge has neither; a model behind one is judge=server")
+        if "default_mm_loras" in config.extra:
+            raise BadInput(f"judge.extra.{NO_ADAPTERS}")
         super().__init__(config)
         self.transport = LocalTransport(config)
 

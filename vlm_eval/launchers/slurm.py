@@ -29,6 +29,9 @@ from vlm_eval.scheduling.forks import Process, start_anew
 from vlm_eval.store import RunFolder
 
 POLL_S = 2.0
+FORGOTTEN = "unknown to Slurm by now"
+OVER = {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "DEADLINE"}
+OVER |= {"BOOT_FAIL", FORGOTTEN}  # states that a job does not leave
 OUT_OF_TIME = 124  # exit code of a job whose time is over and that is not put back into the queue
 
 
@@ -63,18 +66,19 @@ def launch(
     )
     array = jobs[0].job_id.partition("_")[0]
     print(f"vlm-eval: Slurm job {array}: {len(jobs)} runs, logs in {jobs[0].paths.folder.parent}", file=sys.stderr)
+    may_go_on = False
     try:
         _wait(array)
     except BaseException:  # Ctrl-C or SIGTERM: no run outlives its sweep
         cancelled = subprocess.run(["scancel", array], capture_output=True, text=True)
-        if cancelled.returncode:
+        if may_go_on := cancelled.returncode != 0:
             said = " ".join(cancelled.stderr.split())
             print(f"vlm-eval: its jobs may go on, for scancel {array} failed: {said}", file=sys.stderr)
         _wait(array, STOP_WITHIN_S)
         raise
     finally:
         for job, folder, status in zip(jobs, folders, before):
-            _say_how_it_ended(job, folder, status, params)
+            _say_how_it_ended(job, folder, status, params, may_go_on)
     return []
 
 
@@ -116,7 +120,9 @@ def _wait(array: str, at_most_s: float = float("inf")) -> None:
         time.sleep(POLL_S)
 
 
-def _say_how_it_ended(job: Any, folder: RunFolder, before: dict[str, Any], params: Mapping[str, Any]) -> None:
+def _say_how_it_ended(
+    job: Any, folder: RunFolder, before: dict[str, Any], params: Mapping[str, Any], may_go_on: bool
+) -> None:
     """Of a run that could not say it itself: its job was cancelled, its time was over, its node was lost."""
     status = folder.status_since(before)
     if status.get("state") in ("ok", "failed"):
@@ -129,7 +135,7 @@ def _say_how_it_ended(job: Any, folder: RunFolder, before: dict[str, Any], param
         failed(folder, stage, f"its Slurm job {job.job_id} failed: {outcome}")
         return
     state, code = _ended(job.job_id)
-    if state in ("RUNNING", "PENDING", "SUSPENDED", "COMPLETING"):  # it was to be cancelled, and goes on
+    if may_go_on and state not in OVER:  # it could not be cancelled: its own word is still to come
         return
     if state == "TIMEOUT" or code == OUT_OF_TIME:
         requeued, minutes = params["max_num_timeout"], params["timeout_min"]
@@ -157,7 +163,9 @@ def _ended(job_id: str) -> tuple[str, int]:
     """Slurm's word for it and the exit code, as long as it remembers."""
     asked = subprocess.run(["scontrol", "--oneliner", "show", "job", job_id], capture_output=True, text=True)
     state, code = re.search(r"JobState=(\w+)", asked.stdout), re.search(r"ExitCode=(\d+)", asked.stdout)
-    return state[1] if state else "unknown to Slurm by now", int(code[1]) if code else 0
+    if state:
+        return state[1], int(code[1]) if code else 0
+    return (FORGOTTEN if "Invalid job id" in asked.stderr else "unknown, for Slurm cannot be asked"), 0
 
 
 # --------------------------------------------------------------------------------------------- in a job's own process
