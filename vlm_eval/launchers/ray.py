@@ -121,6 +121,9 @@ class Tasks:
             stage = status.get("stage") or "start"
             if not isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)):
                 return failed(folder, stage, f"its Ray task failed: {one_line(getattr(error, 'cause', error))}")
+            end = time.monotonic() + STOP_WITHIN_S  # the run hears of it, and says so itself: after that, not before
+            while is_locked(folder.path / "run.log") and time.monotonic() < end:
+                time.sleep(0.1)
             tries = self._params["max_retries"] + 1
             why = f"its Ray worker or node died, in {tries} of {tries} attempts"
             return failed(folder, stage, why, "interrupted")
