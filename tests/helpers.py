@@ -70,10 +70,15 @@ def composed(*overrides: str) -> Any:
         return config.validate(compose("config", list(overrides)))
 
 
-def in_shared_memory() -> set[str]:
-    """But for what tests beside this one have there: servers, browsers, Ray, workers of tensor parallel engines."""
+def left_in_shared_memory() -> set[str]:
+    """What no living process holds. Tests beside this one have theirs there, and leave some: their servers, browsers,
+    Ray, and vLLM its workers' where an engine was tensor parallel."""
     of_others = ("PostgreSQL", ".org.chromium", "plasma", "vllm_dist")
-    return {name for name in os.listdir("/dev/shm") if not name.startswith(of_others)}
+    held = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            held |= {Path(mapped.path).name for mapped in process.memory_maps() if mapped.path.startswith("/dev/shm/")}
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(of_others)} - held
 
 
 def python(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from tests.helpers import composed
 from vlm_eval import config
 from vlm_eval.engines import vllm
-from vlm_eval.engines.base import Candidate
+from vlm_eval.engines.base import engine_of
 from vlm_eval.engines.vllm_prompts import Prompts
 from vlm_eval.generate import requests_of
 
@@ -24,7 +24,7 @@ def main() -> None:
     os.environ.update(vllm.environment(OmegaConf.to_object(cfg.engine)))
     task = config.build(cfg.task)
     items = {item.item_id: item for item in task.items()}
-    engine = config.build(cfg.engine, Candidate(*config.model_and_quant(cfg), task.config.image, cfg.run.seed))
+    engine = engine_of(cfg, task)
     engine.start()
     requests = requests_of(cfg, task, items, range(cfg.task.repeats))
     # Its text alone is short enough, with its picture it is too long.

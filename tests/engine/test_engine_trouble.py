@@ -14,7 +14,7 @@ from vlm_eval import paths, resolvers
 from vlm_eval.store import RunFolder
 from vlm_eval.tracking.run_facts import tags_of
 
-from ..helpers import QUICK, in_shared_memory
+from ..helpers import QUICK, left_in_shared_memory
 
 pytestmark = pytest.mark.engine
 
@@ -56,7 +56,7 @@ def test_a_quantisation_without_a_kernel_here_fails_with_its_reason(tmp_path):
 
 
 def test_a_died_engine_is_started_again_and_leaves_nothing(tmp_path):
-    before = in_shared_memory()
+    before = left_in_shared_memory()
     dying = ("quant=bf16", *QUICK, "task.repeats=2", "engine.latency_pass.items=0", "model.trust_remote_code=true")
     run = vlm_eval(tmp_path, *dying, "engine._target_=tests.engine.dying.DyingVllmEngine", folder="run")
     folder = RunFolder(run.folder)
@@ -72,7 +72,7 @@ def test_a_died_engine_is_started_again_and_leaves_nothing(tmp_path):
     answers = folder.read("answers")
     assert len({(a.item_id, a.repeat) for a in answers}) == len(answers) == 20
     assert folder.summary()["tech/generation_batches"] == 2
-    assert in_shared_memory() <= before
+    assert left_in_shared_memory() <= before
 
 
 def test_a_cut_off_run_answers_as_a_whole_one(tmp_path):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engine
 PARENT = """
 import gc, json, os, sys, threading
 import psutil
-from tests.helpers import in_shared_memory
+from tests.helpers import left_in_shared_memory
 from vlm_eval import cli, job
 
 me, real, notes = psutil.Process(), job.launch, open(os.environ["SOAK_NOTES"], "w")
@@ -29,7 +29,7 @@ def noted(*arguments, **where):
     gc.collect()
     below = [name for _, folders, files in os.walk(os.environ["TMPDIR"]) for name in folders + files]
     temporary = sum(not name.startswith("torchinductor_") for name in below)  # torch's cache is meant to stay
-    shm = len(in_shared_memory())
+    shm = len(left_in_shared_memory())
     print(json.dumps({"state": status["state"], "error": status["error"], "rss": me.memory_info().rss,
         "fds": me.num_fds(), "threads": me.num_threads(), "children": len(me.children(recursive=True)),
         "temporary": temporary, "shm": shm}), file=notes, flush=True)
@@ -54,14 +54,18 @@ def soak(tmp_path: Path, starts: int, prefetch: int) -> list[dict]:
     return [json.loads(line) for line in notes.read_text().splitlines()]
 
 
-def check_flat(notes: list[dict], starts: int, most_growth_mib: float, alone: bool = True) -> str:
+def check_flat(notes: list[dict], starts: int, prefetch: int, most_growth_mib: float) -> str:
     """AssertionError if more is held at the end than when the sweep had warmed up, at most: of runs side by side it
     is a matter of chance what is there when one ends."""
     assert len(notes) == starts and all(note["state"] == "ok" for note in notes)
     early, late = notes[2 : 2 + starts // 5], notes[-(starts // 5) :]
-    # Tests beside this one have shared memory, too.
-    for what in ("fds", "threads", "children", "temporary", *(["shm"] if alone else [])):
+    for what in ("fds", "threads", "children", "temporary", "shm"):
         assert max(n[what] for n in late) <= max(n[what] for n in early), (what, early, late)
+    if prefetch:
+        assert max(n["children"] for n in notes) <= 1 + 2 * prefetch  # the runs' own processes beside that one
+    else:
+        assert {n["children"] for n in notes} == {1}  # the process that the runs are forked from
+        assert {n["temporary"] for n in notes} == {0}
     growth = (statistics.median(n["rss"] for n in late) - statistics.median(n["rss"] for n in early)) / 2**20
     assert growth < most_growth_mib, f"the parent grew by {growth:.1f} MiB"
     held = notes[-1]
@@ -72,16 +76,11 @@ def check_flat(notes: list[dict], starts: int, most_growth_mib: float, alone: bo
 
 
 def test_ten_engine_starts(tmp_path):
-    notes = soak(tmp_path, 10, prefetch=0)
-    print(check_flat(notes, 10, most_growth_mib=3, alone=False))
-    assert {n["children"] for n in notes} == {1}  # the process that the runs are forked from
-    assert {n["temporary"] for n in notes} == {0}
+    print(check_flat(soak(tmp_path, 10, prefetch=0), 10, prefetch=0, most_growth_mib=3))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3 * 3600)
 @pytest.mark.parametrize("prefetch", [0, 1])
 def test_three_hundred_engine_starts(tmp_path, prefetch):
-    notes = soak(tmp_path, 300, prefetch)
-    print(check_flat(notes, 300, most_growth_mib=3))
-    assert max(n["children"] for n in notes) <= 1 + 2 * prefetch  # the runs' own processes beside that one
+    print(check_flat(soak(tmp_path, 300, prefetch), 300, prefetch, most_growth_mib=3))
