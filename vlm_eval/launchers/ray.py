@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from omegaconf import DictConfig
 
@@ -121,9 +121,7 @@ class Tasks:
             stage = status.get("stage") or "start"
             if not isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)):
                 return failed(folder, stage, f"its Ray task failed: {one_line(getattr(error, 'cause', error))}")
-            end = time.monotonic() + STOP_WITHIN_S  # the run hears of it, and says so itself: after that, not before
-            while is_locked(folder.path / "run.log") and time.monotonic() < end:
-                time.sleep(0.1)
+            _until_free([folder.path], STOP_WITHIN_S)  # the run hears of it, and says so itself: after that, not before
             tries = self._params["max_retries"] + 1
             why = f"its Ray worker or node died, in {tries} of {tries} attempts"
             return failed(folder, stage, why, "interrupted")
@@ -136,19 +134,13 @@ class Tasks:
         for by_force, within_s in ((False, STOP_WITHIN_S + 0.5), (True, 1.0)):
             for task in self._jobs:
                 ray.cancel(task, force=by_force)
-            until = time.monotonic() + within_s
-            while (left := self._at_work()) and time.monotonic() < until:
-                time.sleep(0.1)
-            if not left:
+            if _until_free([job.run_dir for job, _ in self._jobs.values()], within_s):
                 break
         for job, before in self._jobs.values():
             folder = RunFolder(job.run_dir)
             status = folder.status_since(before)
             if status.get("state") not in ("ok", "failed") and not is_done(folder, job.made_from):
                 failed(folder, status.get("stage") or "start", self._stopped_by, "interrupted")
-
-    def _at_work(self) -> bool:
-        return any(is_locked(job.run_dir / "run.log") for job, _ in self._jobs.values())
 
 
 @contextmanager
@@ -209,7 +201,7 @@ def work(job: Job, typed_in: str, variables: Mapping[str, str]) -> dict[str, Any
     """status.json of a run, at its end. `typed_in`: the folder from which its paths count. `variables` go into its
     environment, beside those of the node."""
     resolvers.register_resolvers()
-    _until_free(job.run_dir)
+    _until_free([job.run_dir], FREE_WITHIN_S)
     status = Future[dict[str, Any]]()
     # In a thread: Ray's cancel is a SIGINT to the main one, which must be at work in Python to see it, and must not
     # ignore it, as what was started in the background does (`ray start &`).
@@ -248,8 +240,9 @@ def _as_where_it_was_typed(folder: str, variables: Mapping[str, str]) -> Iterato
         os.environ.update(before)
 
 
-def _until_free(run_dir: Path) -> None:
-    """An attempt before this one was killed with its worker, and its run's process may still be ending."""
-    until = time.monotonic() + FREE_WITHIN_S
-    while is_locked(run_dir / "run.log") and time.monotonic() < until:
-        time.sleep(0.2)
+def _until_free(run_dirs: Sequence[Path], within_s: float) -> bool:
+    """Whether no process works in them any more, which is waited for: one whose worker was killed is a while ending."""
+    until = time.monotonic() + within_s
+    while (at_work := any(is_locked(run_dir / "run.log") for run_dir in run_dirs)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not at_work
