@@ -9,7 +9,6 @@ import os
 import pty
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -106,12 +105,16 @@ def kill(process: subprocess.Popen) -> None:
     """The sweep with its runs and what they started, as a power cut would."""
     import psutil
 
+    children = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.send_signal(signal.SIGKILL)
-    process.kill()
+        children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()  # first: it would start a died engine again
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     process.wait()
+    _, left = psutil.wait_procs(children, timeout=30)  # until then they hold their locks
+    assert not left
 
 
 # ------------------------------------------------------------------------------------------------------ what is chosen
