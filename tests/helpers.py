@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, Sequence
@@ -129,3 +130,11 @@ def left_behind(folder: Path) -> list[psutil.Process]:
             if alive and any(str(folder) in word for word in (process.cwd(), *process.cmdline())):
                 found.append(process)
     return found
+
+
+def until(reached, what, seconds: float = 120) -> None:
+    """`what`: in words, or a function that then says it. Long: a busy machine takes three times as long."""
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, f"not after {seconds:g} s: {what() if callable(what) else what}"
+        time.sleep(0.2)

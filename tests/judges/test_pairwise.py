@@ -16,7 +16,7 @@ from PIL import Image
 from vlm_eval.errors import BadInput
 from vlm_eval.judges import transport
 
-from ..helpers import composed
+from ..helpers import composed, until
 from .server import BAD, GOOD, KEY, case_of, fair, judge_for, judged, request, verdict
 
 
@@ -143,6 +143,7 @@ def test_rows_come_as_they_arrive_and_no_more_than_allowed_are_under_way(server,
     arriving = judge_for(server, concurrency=3).judge([request(image, item_id=f"s{n}") for n in range(5)])
     first = [next(arriving) for _ in range(6)]  # while the seventh waits
     assert all(len(new) == 1 for new in first)
+    until(lambda: server.busy == 3, "as many as allowed are under way")
     hold.set()
     assert len(list(arriving)) == 4
     assert server.most_busy == 3

@@ -9,13 +9,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from ..helpers import REPO
+from ..helpers import REPO, until
 
 CONF = Path(__file__).with_name("slurm.conf")
 NODES = ("plain", "cards")
@@ -104,14 +103,6 @@ def slurm():
     finally:
         cluster.end()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def until(reached, what, seconds: float = 40) -> None:
-    """`what`: in words, or a function that then says it."""
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, f"not after {seconds:g} s: {what() if callable(what) else what}"
-        time.sleep(0.2)
 
 
 class Ray:

@@ -46,7 +46,7 @@ class LaunchedSweep:
         return sum(line.startswith("answer ") for line in self.log.read_text().splitlines()) if self.log.exists() else 0
 
 
-def ended(process: subprocess.Popen, within_s: float = 45) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen, within_s: float = 120) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=within_s)
     assert "Traceback" not in err, err
     return process.returncode, out, err

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ..helpers import make_data
-from .conftest import Ray, free_port, until
+from ..helpers import make_data, until
+from .conftest import Ray, free_port
 from .sweep import CANARY, WHOLE, LaunchedSweep, ended, keys, states
 
 
@@ -101,7 +101,7 @@ def test_each_run_gets_a_card_and_a_lost_node_s_goes_on_on_another(ray_cluster, 
     [run] = sweep.processes()
     [lost] = [name for name in two_nodes if ray_cluster.runs_on(run, name)]
     ray_cluster.lose(lost)
-    code, _, err = ended(process, 90)
+    code, _, err = ended(process)
     assert code == 0, err
     assert [keys(run) for run in sweep.runs()] == [WHOLE, WHOLE] and sweep.answered() == 12
     given = [line.split()[1:3] for line in sweep.log.read_text().splitlines() if line.startswith("cards ")]
@@ -117,7 +117,7 @@ def test_a_lost_head_is_told_and_a_resume_goes_on(ray_cluster, ray_cluster_of_it
     [run] = sweep.processes()
     with_children = [run, *run.children(recursive=True)]
     ray_cluster_of_its_own.lose("head")
-    code, out, err = ended(process, 60)
+    code, out, err = ended(process)
     assert code == 1 and states(sweep) == ["interrupted", "interrupted"], err
     for status in [run.status() for run in sweep.runs()]:
         assert status["state"] == "interrupted" and "the Ray head at 127.0.0.1" in status["error"], status
@@ -135,7 +135,7 @@ def test_a_new_head_at_the_old_address_is_another_cluster(ray_cluster_of_its_own
     until(lambda: sweep.answered() == 4, "it hangs")
     ray_cluster_of_its_own.lose("head")
     ray_cluster_of_its_own.start_head()
-    code, _, err = ended(process, 60)
+    code, _, err = ended(process)
     assert code == 1 and states(sweep) == ["interrupted"], err
     assert "this machine's node has ended" in sweep.runs()[0].status()["error"]
 

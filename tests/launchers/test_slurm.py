@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..helpers import make_data
-from .conftest import until
+from ..helpers import make_data, until
 from .sweep import CANARY, WHOLE, LaunchedSweep, ended, keys, states
 
 pytestmark = pytest.mark.needs("slurmctld", "slurmd", "sbatch", "munge")
@@ -92,7 +91,7 @@ def test_a_job_that_is_out_of_time_goes_back_into_the_queue_and_goes_on(slurm, t
     back_in_the_queue(requeued)
     assert requeued.runs()[0].status()["state"] == "interrupted"
     start_now(requeued)
-    code, out, err = ended(processes[1], 90)
+    code, out, err = ended(processes[1])
     assert code == 1, err
     status = ended_for_good.runs()[0].status()
     assert status["state"] == "interrupted" and "was out of time: timeout_min=1" in status["error"], status
