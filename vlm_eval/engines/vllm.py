@@ -18,6 +18,7 @@ from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm_check, vllm_inspect, vllm_loaded, vllm_memory, vllm_memory_table, vllm_nan
 from vlm_eval.engines.base import Candidate, Engine, Level, Request, Streaming, first_of_each, with_images
 from vlm_eval.engines.vllm_nan import NanCounter
+from vlm_eval.engines.vllm_processor import load_without_copies
 from vlm_eval.engines.vllm_prompts import Prompts, ahead, forget_pictures, image_part, picture, size_of
 from vlm_eval.engines.vllm_refusals import refusals, said_in_one_line
 from vlm_eval.provenance import version_of
@@ -146,6 +147,7 @@ class VllmEngine(Engine):
         imported = time.monotonic()
         folder = self._made_ready()
         vllm_inspect.inspect(folder)
+        load_without_copies()
         on_cpu = current_platform.is_cpu()
         self.cards_held = 0 if on_cpu else self.config.cards
         fast, why = self._starts_fast(on_cpu)

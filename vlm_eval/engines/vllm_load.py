@@ -14,6 +14,7 @@ from typing import Any, AsyncIterator, Iterator, Mapping, Sequence
 
 from vlm_eval import images
 from vlm_eval.engines.base import Refused, Request, Streaming, with_images
+from vlm_eval.engines.vllm_processor import load_without_copies
 from vlm_eval.engines.vllm_prompts import Prompts
 from vlm_eval.engines.vllm_refusals import refusals, said_in_one_line
 
@@ -39,6 +40,7 @@ class AsyncVllm(Streaming):
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
 
+            load_without_copies()
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self.arguments))
         self._prompts = Prompts(self._llm)
         return {

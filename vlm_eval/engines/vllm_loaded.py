@@ -100,12 +100,13 @@ def kv_cache_gib(llm: Any, bytes_per_token: int) -> float:
 
 def _chat_template(llm: Any) -> str:
     """The template that vLLM renders the chat with: engine.extra's, else the processor's, else the tokenizer's."""
-    from vllm.transformers_utils.processor import cached_processor_from_config
+    from vllm.renderers.hf import resolve_chat_template
+    from vllm.utils.mistral import is_mistral_tokenizer
 
-    processor = cached_processor_from_config(llm.llm_engine.model_config)
-    template = getattr(llm, "chat_template", None) or getattr(processor, "chat_template", None)
-    template = template or getattr(llm.get_tokenizer(), "chat_template", None)
-    return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    tokenizer, given = llm.get_tokenizer(), getattr(llm, "chat_template", None)
+    if is_mistral_tokenizer(tokenizer):  # which has none
+        return json.dumps(given)
+    return resolve_chat_template(tokenizer, given, None, model_config=llm.llm_engine.model_config) or json.dumps(None)
 
 
 def _sha(text: str) -> str:

@@ -21,6 +21,7 @@ from vlm_eval.config import ModelConfig, QuantConfig
 from vlm_eval.devices import find_device
 from vlm_eval.engines import vllm
 from vlm_eval.engines.vllm_check import NO_ADAPTERS, RUNTIME_GIB
+from vlm_eval.engines.vllm_processor import load_without_copies
 from vlm_eval.engines.vllm_prompts import Prompts
 from vlm_eval.errors import BadInput
 from vlm_eval.judges import providers
@@ -172,6 +173,7 @@ def load(config: LocalJudgeConfig, folder: str, sees_images: bool) -> Any:
         arguments.update(enforce_eager=True, max_num_batched_tokens=max(4096, config.max_model_len))
     else:
         arguments["gpu_memory_utilization"] = min(config.gpu_memory_utilization, _free_share())
+    load_without_copies()
     return LLM(**{**arguments, **config.extra})
 
 
