@@ -36,6 +36,7 @@ class Answer:
     text: Optional[str]
     finish_reason: Optional[str] = None
     prompt_tokens: Optional[int] = None
+    cached_tokens: Optional[int] = None  # of the prompt's, those that an earlier prompt had computed
     output_tokens: Optional[int] = None
     seed: Optional[int] = None
     error: Optional[str] = None

@@ -31,17 +31,21 @@ def main() -> None:
     words = {"type": "text", "text": "слово " * 950}
     messages = [{**m, "content": [*m["content"], words]} if m["role"] == "user" else m for m in requests[0].messages]
     too_long = dataclasses.replace(requests[0], item_id="too long", messages=messages)
-    print(
-        json.dumps(
-            {
-                "too long": answered(engine, [too_long, *requests[:2]]),
-                "at once": answered(engine, requests),
-                "slowly prepared": answered(engine, requests, prepare_s=0.1),
-                "another template": templated(engine.llm, "Только {{ messages[0].content }}."),
-            }
-        )
-    )
+    found = {
+        "too long": answered(engine, [too_long, *requests[:2]]),
+        "at once": answered(engine, requests),
+        "slowly prepared": answered(engine, requests, prepare_s=0.1),
+        "another template": templated(engine.llm, "Только {{ messages[0].content }}."),
+    }
     engine.stop()
+    cfg.engine.prefix_cache = True
+    cfg.engine.extra = {"block_size": 32}  # so small that what stands before the picture fills some
+    engine = engine_of(cfg, task)
+    engine.start()
+    found["prefix cache"] = answered(engine, requests)
+    found["alone beside it"] = alone(engine, requests)
+    engine.stop()
+    print(json.dumps(found))
 
 
 def answered(engine, requests, prepare_s=0.0) -> dict:
@@ -68,8 +72,22 @@ def answered(engine, requests, prepare_s=0.0) -> dict:
         "began_with": [unfinished for unfinished, _ in steps],
         "prepared_by_then": [number for _, number in steps],
         "in_the_main_thread": sum(prepared),
+        "cached_tokens": {f"{a.item_id} {a.repeat}": a.cached_tokens for a in answers},
         "threads_left": sum(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()),
     }
+
+
+def alone(engine, requests) -> list[int]:
+    """Tokens of each prompt that were not computed when it was timed alone."""
+    cached, read = [], engine._wrong_with
+
+    def noted(output):
+        cached.append(output.num_cached_tokens)
+        return read(output)
+
+    engine._wrong_with = noted
+    assert all(row.latency_s for rows in engine.time_alone(requests) for row in rows)
+    return cached
 
 
 def templated(llm, template) -> str:

@@ -49,6 +49,7 @@ class VllmEngineConfig:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     image_cache_gib: float = 1.0
+    prefix_cache: bool = False
     retries: int = 1
     memory_at: List[int] = field(default_factory=list)
     latency_pass: LatencyPassConfig = field(default_factory=LatencyPassConfig)
@@ -209,7 +210,7 @@ class VllmEngine(Engine):
             limit_mm_per_prompt={"image": 1, "video": 0},
             seed=self.candidate.seed,
             disable_log_stats=False,  # otherwise RequestOutput.metrics is None and there is no time to first token
-            enable_prefix_caching=False,  # a repeat must not skip the work that the first answer did
+            enable_prefix_caching=self.config.prefix_cache,
             mm_processor_cache_gb=self.config.image_cache_gib,  # see _prompt
         )
         if on_cpu:
@@ -305,7 +306,8 @@ class VllmEngine(Engine):
             picture(request.image)  # decoded before the clock starts, for every request alike
             sent = time.monotonic()
             # An identity that no request had before: this picture is prepared from scratch, whatever went before it.
-            self._enqueue(request, self._prompt(request, picture_id=f"alone {next(self._counter)}"))
+            prompt = self._prompt(request, picture_id=f"alone {next(self._counter)}")
+            self._enqueue(request, prompt, shares=False)
         except refusals() as error:
             return Latency(request.item_id, None, error=said_in_one_line(error), repeat=request.repeat)
         prepared = time.monotonic()
@@ -334,8 +336,8 @@ class VllmEngine(Engine):
             with_images(request.messages, lambda path: image_part(path, picture_id or request.image))
         )
 
-    def _enqueue(self, request: Request, prompt: Any) -> str:
-        """Hand it to vLLM; its id."""
+    def _enqueue(self, request: Request, prompt: Any, shares: bool = True) -> str:
+        """Hand it to vLLM; its id. `shares`: the beginning of its prompt may come from engine.prefix_cache."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -345,6 +347,7 @@ class VllmEngine(Engine):
             max_tokens=request.sampling.max_tokens,
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_reading_prefix_cache=not shares,
         )
         number = str(next(self._counter))
         self.llm.llm_engine.add_request(number, prompt, params)
@@ -362,6 +365,7 @@ class VllmEngine(Engine):
             text=answer.text,
             finish_reason=answer.finish_reason,
             prompt_tokens=len(output.prompt_token_ids),
+            cached_tokens=output.num_cached_tokens or None,
             output_tokens=len(answer.token_ids),
             seed=request.seed,
             visual_tokens=visual,

@@ -15,8 +15,12 @@ from vlm_eval.rows import Item
 from vlm_eval.tasks.base import Task
 
 RUNTIME_GIB = 1.5  # python, torch and vLLM themselves, before any weights (0.9 to 1.0 measured on a CPU)
-# What lets code of a checkpoint run is asked for by name, not among the further arguments.
-OPTIONS_OF_THEIR_OWN = {"trust_remote_code": "model.trust_remote_code", "load_format": "engine.load_format"}
+# Among the further arguments they would go past what their option checks or sees to.
+OPTIONS_OF_THEIR_OWN = {
+    "trust_remote_code": "model.trust_remote_code",
+    "load_format": "engine.load_format",
+    "enable_prefix_caching": "engine.prefix_cache",
+}
 NO_ADAPTERS = "default_mm_loras: requests are made without adapters; merge it into the checkpoint"
 MARGIN_GIB = 0.5  # the CUDA context of the process itself is taken before vLLM looks
 

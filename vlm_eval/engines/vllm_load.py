@@ -28,8 +28,9 @@ class AsyncVllm(Streaming):
     """One checkpoint in `AsyncLLM`, with `arguments` of vLLM."""
 
     def __init__(self, arguments: Mapping[str, Any]):
-        # No picture is prepared twice anyway; and the times are taken here, as a user's.
-        self.arguments = {**arguments, "mm_processor_cache_gb": 0, "disable_log_stats": True}
+        # Nothing is shared, and no picture is prepared twice anyway; the times are taken here, as a user's.
+        alone = {"enable_prefix_caching": False, "mm_processor_cache_gb": 0}
+        self.arguments = {**arguments, **alone, "disable_log_stats": True}
         self._llm: Any = None
         self._pictures: dict[str, Any] = {}
         self._counter = itertools.count()

@@ -51,4 +51,5 @@ def _prefill(llm: Any, length: int) -> None:
 
     # Tokens of the middle of the vocabulary, that no chat template gives a meaning.
     prompt = {"prompt_token_ids": [1000 + n % 1000 for n in range(length)]}
-    llm.generate([prompt], SamplingParams(max_tokens=1, ignore_eos=True), use_tqdm=False)
+    whole = SamplingParams(max_tokens=1, ignore_eos=True, skip_reading_prefix_cache=True)
+    llm.generate([prompt], whole, use_tqdm=False)
