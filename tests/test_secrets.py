@@ -390,6 +390,8 @@ def test_code_of_a_checkpoint_runs_only_where_asked_by_name_and_is_said_then(tmp
     folder = make_checkpoint(tmp_path / "own_code")
     with pytest.raises(BadInput, match="engine.extra.trust_remote_code: .* model.trust_remote_code"):
         engine_of(folder, extra={"trust_remote_code": True}).check(None, [])
+    with pytest.raises(BadInput, match="engine.extra.enable_prefix_caching: .* engine.prefix_cache"):
+        engine_of(folder, extra={"enable_prefix_caching": True}).check(None, [])
     assert ModelConfig("m").trust_remote_code is False
     engine_of(folder).check(None, [])
     assert capsys.readouterr().err == ""

@@ -32,6 +32,7 @@ HEADLINES = {  # columns of the closing table: (summary's name, heading, format)
     "language/grammar_errors_per_100_words": ("errors/100 words", "{:.2f}"),
     "tech/latency_s_p50": ("latency p50 s", "{:.3f}"),
     RATE: ("tokens/s", "{:.0f}"),
+    "tech/cached_prompt_rate": ("prompts cached", "{:.0%}"),
     "tech/weights_gib": ("weights GiB", "{:.3g}"),
     "tech/host_peak_gib": ("RAM peak GiB", "{:.2f}"),
     "tech/gpu_peak_gib": ("GPU peak GiB", "{:.2f}"),

@@ -36,7 +36,6 @@ class Answer:
     text: Optional[str]
     finish_reason: Optional[str] = None
     prompt_tokens: Optional[int] = None
-    cached_tokens: Optional[int] = None  # of the prompt's, those that an earlier prompt had computed
     output_tokens: Optional[int] = None
     seed: Optional[int] = None
     error: Optional[str] = None
@@ -46,6 +45,7 @@ class Answer:
     batch: Optional[str] = None  # when the batch began that it was made in; one for each attempt at the run
     finished_s: Optional[float] = None  # after that
     inputs: Optional[str] = None  # address of what it follows from (vlm_eval.addresses)
+    cached_tokens: Optional[int] = None  # of the prompt's, those that an earlier prompt had computed
 
 
 def failed_if_empty(answer: Answer) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.engine.conftest import Sweep, vlm_eval
+from vlm_eval.engines.vllm_load import AsyncVllm
 from vlm_eval.load import arrivals
 from vlm_eval.store import RunFolder
 
@@ -79,6 +80,7 @@ def test_the_report_has_the_curve_and_the_table_the_columns(sweep):
 def test_the_load_engine_shares_nothing_between_requests(run):
     arguments = run.provenance()["load"]["arguments"]
     assert arguments["enable_prefix_caching"] is False and arguments["mm_processor_cache_gb"] == 0
+    assert AsyncVllm({"enable_prefix_caching": True}).arguments["enable_prefix_caching"] is False
 
 
 def test_a_resume_keeps_whole_levels_and_measures_a_half_one_again(sweep, run):

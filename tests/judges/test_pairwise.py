@@ -135,12 +135,13 @@ def test_rows_come_as_they_arrive_and_no_more_than_allowed_are_under_way(server,
 
     def script(number, body):
         if number > 6:
-            hold.wait(20)
+            hold.wait(150)
         time.sleep(0.05)
         return 200, fair(body)
 
     server.script = script
-    arriving = judge_for(server, concurrency=3).judge([request(image, item_id=f"s{n}") for n in range(5)])
+    asked = [request(image, f"{GOOD} {n}", item_id=f"s{n}") for n in range(5)]  # no two alike: none is in the cache
+    arriving = judge_for(server, concurrency=3).judge(asked)
     first = [next(arriving) for _ in range(6)]  # while the seventh waits
     assert all(len(new) == 1 for new in first)
     until(lambda: server.busy == 3, "as many as allowed are under way")

@@ -98,6 +98,18 @@ def test_what_the_engine_says_is_passed_on_and_what_it_does_not_say_is_left_out(
     assert "tech/gpu_peak_gib" not in summary and all(isinstance(v, (int, float)) for v in summary.values())
 
 
+def test_how_much_of_the_prompts_was_cached():
+    items = {name: Item(name, name, "x") for name in "abc"}
+
+    def summary(*cached):
+        rows = [Answer(name, 0, name, "Да", prompt_tokens=50, cached_tokens=n) for name, n in zip("abc", cached)]
+        return summarised(Tech(TechConfig()), Answered(items, [*rows, Answer("c", 1, "c", None)], [], {}))
+
+    assert summary(0, 30, 45)["tech/cached_prompt_rate"] == 0.5
+    assert summary(0, 0, 0)["tech/cached_prompt_rate"] == 0.0
+    assert "tech/cached_prompt_rate" not in summary(None, None, None)  # engine.prefix_cache is off
+
+
 def test_all_is_clustered_by_screenshot():
     """Ten questions about each of five screenshots: the interval is that of five values, not of fifty."""
     lengths = [1, 2, 3, 4, 5]

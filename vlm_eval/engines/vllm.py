@@ -268,6 +268,8 @@ class VllmEngine(Engine):
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Answer]]:
         engine, running = self.llm.llm_engine, {}
+        if self.config.prefix_cache:  # what was timed alone is not to change what the batch computes
+            self.llm.reset_prefix_cache()
         # Prompts are made while the engine works, and before each step the same number comes in, in order, waited for
         # if need be: what is computed together, and so rounded, does not depend on what took how long. Not many more
         # than work at once, for each has its picture's pixels with it.
@@ -365,11 +367,11 @@ class VllmEngine(Engine):
             text=answer.text,
             finish_reason=answer.finish_reason,
             prompt_tokens=len(output.prompt_token_ids),
-            cached_tokens=output.num_cached_tokens or None,
             output_tokens=len(answer.token_ids),
             seed=request.seed,
             visual_tokens=visual,
             resized=self._resized(request, visual),
+            cached_tokens=output.num_cached_tokens if self.config.prefix_cache else None,
         )
 
     def _wrong_with(self, output: Any) -> Optional[str]:

@@ -105,8 +105,10 @@ def _chat_template(llm: Any) -> str:
 
     tokenizer, given = llm.get_tokenizer(), getattr(llm, "chat_template", None)
     if is_mistral_tokenizer(tokenizer):  # which has none
-        return json.dumps(given)
-    return resolve_chat_template(tokenizer, given, None, model_config=llm.llm_engine.model_config) or json.dumps(None)
+        template = given
+    else:
+        template = resolve_chat_template(tokenizer, given, None, model_config=llm.llm_engine.model_config)
+    return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
 
 def _sha(text: str) -> str:

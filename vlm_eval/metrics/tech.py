@@ -46,8 +46,9 @@ class Tech(PlainMetric):
             summary |= {"tech/generation_wall_s": wall, "tech/output_tokens_per_s": tokens / wall}
             # More than 1: the run was interrupted, and a batch has a beginning and an end where less is under way.
             summary["tech/generation_batches"] = data.engine.get("generation_batches", 1)
-        if cached := sum(a.cached_tokens or 0 for a in answered):
-            summary["tech/cached_prompt_rate"] = cached / sum(a.prompt_tokens or 0 for a in answered)
+        if shared := [a for a in answered if a.cached_tokens is not None and a.prompt_tokens]:
+            prompts = sum(a.prompt_tokens for a in shared)
+            summary["tech/cached_prompt_rate"] = sum(a.cached_tokens for a in shared) / prompts
         for stage, name in (("batch", "energy_j_per_answer"), ("alone", "energy_j_per_answer_alone")):
             if answers := data.engine.get(f"{stage}_energy_answers"):
                 summary[f"tech/{name}"] = data.engine[f"{stage}_energy_j"] / answers
