@@ -52,15 +52,17 @@ def test_it_is_no_further_ahead_than_it_may_be():
 
 
 def test_who_takes_no_more_waits_for_the_one_that_is_being_made_alone():
-    going_on, made = threading.Event(), []
+    begun, going_on, made = threading.Event(), threading.Event(), []
 
     def make(n):
         made.append(n)
         if n == 1:
+            begun.set()
             assert going_on.wait(10)
 
     taking = ahead(make, range(10), depth=5, threads=1)
     next(taking)
+    assert begun.wait(10)
     threading.Timer(0.2, going_on.set).start()
     taking.close()
     assert made == [0, 1]

@@ -230,7 +230,8 @@ def test_what_was_judged_before_ctrl_c_is_kept(sweep, judge, server):
     assert 3 <= kept <= 5 and not second.read("judgements") and "judge/match_ratio" not in first.summary()
     server.script, asked = lambda number, body: (200, by_item(body)), len(server.bodies)
     assert judge("judge.cache=null").code == 0
-    assert len(server.bodies) - asked == 2 * 2 * ITEMS - kept
+    # One of the first time may still have been on its way.
+    assert 2 * 2 * ITEMS - kept <= len(server.bodies) - asked <= 2 * 2 * ITEMS - kept + 1
     assert first.summary()["judge/match_ratio_n"] == ITEMS and first.provenance()["judges"]["server"]["main"]
 
 
