@@ -52,7 +52,7 @@ def test_a_template_of_engine_extra_is_the_one(batches):
 
 @pytest.mark.engine
 def test_with_a_prefix_cache_repeats_share_their_prompt_and_what_is_timed_alone_shares_nothing(batches):
-    without, shared = batches["at once"], batches["prefix cache"]
+    without, shared = batches["without a prefix cache"], batches["prefix cache"]
     assert set(without["cached_tokens"].values()) == {None}
     assert shared["texts"] == without["texts"]
     assert [key for key, tokens in shared["cached_tokens"].items() if not tokens] == [batches["first"]]

@@ -21,8 +21,15 @@ def transformers(monkeypatch):
 def tokenizer(transformers):
     """One that counts its copies."""
     found = transformers.AutoTokenizer.from_pretrained(CHECKPOINT)
-    found.__class__ = type("Counted", (type(found),), {"copies": 0, "__deepcopy__": lambda self, memo: self.counted()})
-    type(found).counted = lambda self: setattr(type(self), "copies", self.copies + 1) or self
+
+    class Counted(type(found)):
+        copies = 0
+
+        def __deepcopy__(self, memo):
+            Counted.copies += 1
+            return self
+
+    found.__class__ = Counted
     return found
 
 

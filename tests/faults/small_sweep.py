@@ -14,7 +14,7 @@ import psutil
 
 from vlm_eval.store import RunFolder, read_json
 
-from ..helpers import FAULTY, REPO, VLM_EVAL, hear_ctrl_c, left_behind, make_data
+from ..helpers import FAULTY, REPO, VLM_EVAL, hear_ctrl_c, left_behind, make_data, until
 from ..judges.server import Server, fair
 
 ITEMS, REPEATS = 4, 2
@@ -100,10 +100,7 @@ class SmallSweep:
 
     def until_gone(self, within_s: float = 10) -> None:
         """Until no process of the sweep is there any more."""
-        over = time.monotonic() + within_s
-        while left := self.left_behind():
-            assert time.monotonic() < over, [p.cmdline() for p in left]
-            time.sleep(0.05)
+        until(lambda: not self.left_behind(), lambda: [p.cmdline() for p in self.left_behind()], within_s)
 
     def said(self) -> str:
         return (self.root / "said").read_text()
