@@ -32,6 +32,7 @@ class FaultyEngineConfig:
     latency_items: int = 0
     retries: int = 0
     delay_s: float = 0.0
+    warm_up_s: float = 0.0
     cards: int = 0
     gib: Optional[float] = None
 
@@ -146,6 +147,9 @@ class FaultyEngine(Engine):
     def time_alone(self, requests: Sequence[Request]) -> Iterator[list[Latency]]:
         for request in requests:
             yield [Latency(request.item_id, 0.5, 0.1, output_tokens=5, chars=10)]
+
+    def warm_up(self, requests: Sequence[Request]) -> None:
+        time.sleep(self.config.warm_up_s)
 
     def stop(self) -> None:
         _log("stop", self.config.mode)

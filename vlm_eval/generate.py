@@ -98,10 +98,12 @@ def _with_engine(
         folder.provenance(engine={**before, **facts})
         report("start engine", note=facts["found"])
         try:
-            spent = _time_alone(engine, alone, wanted, folder, report)  # first: the batch then finds the engine warm
+            spent = _time_alone(engine, alone, wanted, folder, report)
             facts |= _energy("alone", before, spent)
             if todo:
                 report.ask("generate")
+                with at_work():
+                    engine.warm_up(todo)  # where nothing was timed alone, or an earlier attempt at this run has done so
                 began = _energy_of(engine, shared)
                 answer_all(engine, todo, wanted, folder, report, done)
                 facts |= _energy("batch", before, _spent(began, _energy_of(engine, shared), len(todo)))

@@ -46,6 +46,11 @@ def test_what_is_computed_together_does_not_depend_on_what_took_how_long(batches
 
 
 @pytest.mark.engine
+def test_an_engine_is_warmed_up_once_and_what_was_timed_alone_has_done_so(batches):
+    assert batches["warm-up"] == [[None], []] and batches["warm-up after it"] == []
+
+
+@pytest.mark.engine
 def test_a_template_of_engine_extra_is_the_one(batches):
     assert batches["another template"] == "Только это."
 

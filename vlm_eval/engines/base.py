@@ -125,6 +125,9 @@ class Engine(Protocol):
         """The requests chosen by alone(), one at a time, after a warm-up."""
         return iter(())
 
+    def warm_up(self, requests: Sequence[Request]) -> None:
+        """Before the batch's clock starts: what is done at a first answer alone. After time_alone(), nothing."""
+
     def peaks(self) -> dict[str, Any]:
         """Before it stops: what only the engine knows of the memory it took."""
         return {}

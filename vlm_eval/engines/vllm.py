@@ -108,6 +108,7 @@ class VllmEngine(Engine):
         self._estimated: Optional[vllm_memory.Estimate] = None
         self._memory_key = ""
         self._counter = itertools.count()
+        self._warm = False
         self._nan: Optional[NanCounter] = None
         self._prompts: Optional[Prompts] = None
         self._processor: Optional[dict[str, int]] = None  # of the checkpoint, once it is here
@@ -292,10 +293,16 @@ class VllmEngine(Engine):
                     yield refused + finished
 
     def time_alone(self, requests: Sequence[Request]) -> Iterator[list[Latency]]:
-        warm = [self._one(request) for request in requests[: self.config.latency_pass.warmup]]
+        warm = self.warm_up(requests)
         with self._nan.paused() if warm and all(x.error is None for x in warm) else contextlib.nullcontext():
             for request in requests:
                 yield [self._one(request)]
+
+    def warm_up(self, requests: Sequence[Request]) -> list[Latency]:
+        if self._warm:
+            return []
+        self._warm = True
+        return [self._one(request) for request in requests[: self.config.latency_pass.warmup]]
 
     def stop(self) -> None:
         if self.llm is not None:
