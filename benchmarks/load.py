@@ -70,11 +70,13 @@ def levels(asked: argparse.Namespace) -> list[Level]:
     return [Level(kind, value, asked.requests) for kind, value in found]
 
 
-def named(level: Level, whole: float, first: float, between: float) -> dict[str, float]:
-    """A level's medians, in seconds, by what they are called here."""
+def named(
+    level: Level, whole: float, first: Optional[float] = None, between: Optional[float] = None
+) -> dict[str, float]:
+    """A level's medians, in seconds, by what they are called here; those that were measured."""
     name = f"{level.value:g} at once" if level.kind == "concurrency" else f"{level.value:g} a second"
     found = {"p50 s": whole, "first token p50 s": first, "between tokens p50 s": between}
-    return {f"{name}, {what}": value for what, value in found.items()}
+    return {f"{name}, {what}": value for what, value in found.items() if value is not None}
 
 
 def arguments(asked: argparse.Namespace) -> dict[str, Any]:
@@ -164,8 +166,7 @@ def bench_latency(asked: argparse.Namespace) -> dict[str, float]:
             bench = [*VLLM_BENCH, "latency", str(vocabulary(asked)), *flags(arguments(asked)), "--batch-size"]
             bench += [f"{level.value:g}", "--input-len", str(asked.input), "--output-len", str(asked.output)]
             run([*bench, "--num-iters-warmup", times, "--num-iters", times, "--output-json", str(file)])
-            whole = json.loads(file.read_text())["percentiles"]["50"]
-            found |= {name: s for name, s in named(level, whole, 0, 0).items() if s}  # it measures nothing else
+            found |= named(level, json.loads(file.read_text())["percentiles"]["50"])
     return found
 
 
