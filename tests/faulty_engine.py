@@ -150,6 +150,8 @@ class FaultyEngine(Engine):
 
     def warm_up(self, requests: Sequence[Request]) -> None:
         time.sleep(self.config.warm_up_s)
+        if self.config.warm_up_s:
+            _log("warmed up", self.config.mode)
 
     def stop(self) -> None:
         _log("stop", self.config.mode)
