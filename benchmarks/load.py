@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import os
 import random
@@ -74,9 +73,8 @@ def named(
     level: Level, whole: float, first: Optional[float] = None, between: Optional[float] = None
 ) -> dict[str, float]:
     """A level's medians, in seconds, by what they are called here; those that were measured."""
-    name = f"{level.value:g} at once" if level.kind == "concurrency" else f"{level.value:g} a second"
     found = {"p50 s": whole, "first token p50 s": first, "between tokens p50 s": between}
-    return {f"{name}, {what}": value for what, value in found.items() if value is not None}
+    return {f"{level}, {what}": value for what, value in found.items() if value is not None}
 
 
 def arguments(asked: argparse.Namespace) -> dict[str, Any]:
@@ -125,31 +123,25 @@ def ours(asked: argparse.Namespace) -> dict[str, float]:
 async def measure(asked: argparse.Namespace) -> dict[str, float]:
     """By the stage's own code; only what a request is differs: random tokens in the place of a chat with a picture."""
     from vlm_eval.engines.vllm_load import AsyncVllm
-    from vlm_eval.load import arrivals, measured
-    from vlm_eval.rows import UnderLoad
+    from vlm_eval.load import measured, planned
     from vlm_eval.statistics.quantiles import quantile
 
     class OfTokens(AsyncVllm):
         async def stream(self, request: Any) -> AsyncIterator[int]:
-            from vllm import SamplingParams
-            from vllm.sampling_params import RequestOutputKind
+            from vllm_bench import of_length
 
-            params = SamplingParams(
-                max_tokens=asked.output, ignore_eos=True, temperature=1.0, output_kind=RequestOutputKind.DELTA
-            )
-            async for output in self._llm.generate(request.prompt, params, f"load-{next(self._counter)}"):
+            async for output in self._llm.generate(
+                request.prompt, of_length(asked.output), f"load-{next(self._counter)}"
+            ):
                 yield len(output.outputs[0].token_ids)
 
     engine = OfTokens(arguments(asked))
     engine.start()
-    requests = [SimpleNamespace(prompt=prompt) for prompt in prompts(asked)]
+    requests = [SimpleNamespace(item_id=str(n), repeat=0, prompt=p) for n, p in enumerate(prompts(asked))]
+    unknown = {(request.item_id, request.repeat): None for request in requests}  # what they follow from
     found = {}
     for level in levels(asked):
-        at = arrivals(level.value, level.requests, 0) if level.kind == "rate" else itertools.repeat(None)
-        plan = [
-            UnderLoad(level.kind, level.value, n, str(n), 0, 0.0, planned_s=planned)
-            for n, planned in zip(range(level.requests), at)
-        ]
+        plan = planned(level, requests, unknown, seed=0)
         await measured(engine, level, requests, plan)  # as the other's warm-up: everything once
         rows = await measured(engine, level, requests, plan)
         columns = [row.latency_s for row in rows], [row.ttft_s for row in rows], [s for row in rows for s in row.itl_s]

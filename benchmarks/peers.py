@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--shell", type=Path)
     parser.add_argument("--data", type=Path)
     asked = parser.parse_args()
+    if bool(asked.shell) != bool(asked.data) or asked.shell and asked.lmms_eval_python:
+        parser.error("--shell and --data go together, and without --lmms-eval-python")
     if asked.shell:
         screenshots, model, engine = sorted((asked.data / "screenshots").iterdir()), asked.shell, ON_GPU
         chosen = ["model=qwen2_vl_7b", f"model.path={model}", f"task.data.root={asked.data}", "engine.start=full"]

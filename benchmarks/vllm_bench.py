@@ -35,12 +35,7 @@ class InProcess:
     async def __call__(self, request_func_input: RequestFuncInput, session: Any, pbar: Any = None) -> RequestFuncOutput:
         if self.engine is None:  # within the loop that is to serve it; the first request is a test and not timed
             self.engine = started()
-        params = SamplingParams(
-            max_tokens=request_func_input.output_len,
-            ignore_eos=True,
-            temperature=1.0,
-            output_kind=RequestOutputKind.DELTA,
-        )
+        params = of_length(request_func_input.output_len)
         found = RequestFuncOutput(prompt_len=request_func_input.prompt_len)
         began = last = found.start_time = time.perf_counter()
         async for output in self.engine.generate(request_func_input.prompt, params, f"bench-{next(self.counter)}"):
@@ -55,6 +50,11 @@ class InProcess:
         if pbar:
             pbar.update(1)
         return found
+
+
+def of_length(tokens: int) -> SamplingParams:
+    """What is asked of an engine, there and in load.py: so many tokens, each told as it comes."""
+    return SamplingParams(max_tokens=tokens, ignore_eos=True, temperature=1.0, output_kind=RequestOutputKind.DELTA)
 
 
 def started() -> Any:

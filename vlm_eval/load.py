@@ -39,7 +39,7 @@ def measure_load(
     repeats = engine.repeats(task.config.repeats)
     requests = requests_of(cfg, task, items, repeats)
     wanted = addresses.of_answers(cfg, engine, requests, items, repeats)
-    plans = {level: _plan(level, requests, wanted, cfg.run.seed) for level in levels}
+    plans = {level: planned(level, requests, wanted, cfg.run.seed) for level in levels}
     kept = [row for level, plan in plans.items() for row in _whole(before, level, plan)]
     if kept != before:
         folder.replace("load", kept)
@@ -61,7 +61,9 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
     return [round(at, 6) for at in itertools.accumulate(luck.expovariate(rate) for _ in range(count))]
 
 
-def _plan(level: Level, requests: Sequence[Request], wanted: Mapping[addresses.Key, str], seed: int) -> list[UnderLoad]:
+def planned(
+    level: Level, requests: Sequence[Request], wanted: Mapping[addresses.Key, str], seed: int
+) -> list[UnderLoad]:
     """A level's rows as far as they are known before: all items' first repeats, then their second ones, and from the
     beginning again."""
     drawn = itertools.islice(itertools.cycle(sorted(requests, key=lambda r: r.repeat)), level.requests)
@@ -115,14 +117,13 @@ async def _measure(
 
 
 def _teller(level: Level, report: Reporter, before: int, total: int) -> Callable[[int], None]:
-    what = f"{level.value:g} at once" if level.kind == "concurrency" else f"{level.value:g} a second"
     told = 0.0
 
     def tell(done: int) -> None:
         nonlocal told
         if (now := time.monotonic()) - told > TELL_EVERY_S or done == level.requests:
             told = now
-            report("load", before + done, total, what)
+            report("load", before + done, total, str(level))
 
     return tell
 

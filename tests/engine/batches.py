@@ -35,7 +35,7 @@ def main() -> None:
     greedy = [dataclasses.replace(r, sampling=dataclasses.replace(r.sampling, temperature=0.0)) for r in requests]
     found = {
         "too long": answered(engine, [too_long, *requests[:2]]),
-        "warm-up": [[row.error for row in engine.warm_up(requests)], list(engine.warm_up(requests))],
+        "warm-up": [[row.error for row in engine.warm_up(requests)] for _ in range(2)],
         "at once": answered(engine, requests),
         "slowly prepared": answered(engine, requests, prepare_s=0.1),
         "without a prefix cache": answered(engine, greedy),
@@ -47,7 +47,7 @@ def main() -> None:
     engine = engine_of(cfg, task)
     engine.start()
     found["alone before it"] = alone(engine, greedy)  # as in a run
-    found["warm-up after it"] = list(engine.warm_up(greedy))
+    found["warm-up after it"] = [row.error for row in engine.warm_up(greedy)]
     found["prefix cache"] = answered(engine, greedy)
     found["first"] = f"{requests[0].item_id} {requests[0].repeat}"
     engine.stop()

@@ -49,6 +49,9 @@ class Level:
     value: float
     requests: int  # that are measured
 
+    def __str__(self) -> str:
+        return f"{self.value:g} at once" if self.kind == "concurrency" else f"{self.value:g} a second"
+
 
 class Refused(Exception):
     """The engine did not answer this request, and goes on; the reason is one line."""
@@ -126,7 +129,8 @@ class Engine(Protocol):
         return iter(())
 
     def warm_up(self, requests: Sequence[Request]) -> None:
-        """Before the batch's clock starts: what is done at a first answer alone. After time_alone(), nothing."""
+        """What an engine does at its first answer and at no later one, before the batch's clock starts; after
+        time_alone() that is nothing."""
 
     def peaks(self) -> dict[str, Any]:
         """Before it stops: what only the engine knows of the memory it took."""
