@@ -324,6 +324,18 @@ def test_caches_are_removed_whole(run, tmp_path):
     assert [path.name for path in cache.iterdir()] == ["notes.txt"]
 
 
+def test_a_cache_that_is_closed_after_it_was_listed_is_removed_all_the_same(run, tmp_path):
+    """SQLite takes its own files away when the last connection closes."""
+    cache = tmp_path / "cache"
+    open_cache = ReplyCache(cache / "answers.sqlite")
+    open_cache.put("key", {"text": "x"})
+    [found] = find_caches(None)
+    assert (cache / "answers.sqlite-wal").is_file()
+    open_cache._db.close()
+    assert [path.name for path in cache.iterdir()] == ["answers.sqlite"]
+    assert removes(found) and list(cache.iterdir()) == []
+
+
 # -------------------------------------------------------------------------------------------------------------- MLflow
 
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator
 
 from vlm_eval.clean.found import HIDDEN, RUNNING, Found, Runs, extent, half_removed, take_away
 
@@ -18,10 +18,13 @@ def find_caches(asked: argparse.Namespace) -> Iterator[Found]:
     for path in sorted([*folder.glob("*.sqlite"), *folder.glob("images")]):
         if path.is_symlink() or path.name.startswith(HIDDEN):
             continue
-        # SQLite's own files beside it go first: without them it is an older cache, they without it are nothing.
-        files = [*(f for f in (Path(f"{path}-shm"), Path(f"{path}-wal")) if f.exists()), path]
         state = RUNNING if users_of(folder) else "ok"
-        yield Found("caches", path, *extent(*files), state, lambda files=files: remove_cache(folder, files))
+        yield Found("caches", path, *extent(*sqlite_files(path), path), state, lambda path=path: remove_cache(path))
+
+
+def sqlite_files(path: Path) -> list[Path]:
+    """What SQLite keeps beside a database that is open, or was when its process died."""
+    return [Path(f"{path}-shm"), Path(f"{path}-wal")]
 
 
 def cache_folder(environment: Any, cwd: Path) -> Path:
@@ -49,8 +52,12 @@ def users_of(folder: Path) -> list[int]:
     return found
 
 
-def remove_cache(folder: Path, files: Sequence[Path]) -> None:
-    if users := users_of(folder):
+def remove_cache(path: Path) -> None:
+    if users := users_of(path.parent):
         raise Runs(f"process {users[0]} may use it")
-    for file in files:
-        take_away(file)
+    # SQLite's own go first: without them it is an older cache, they without it are nothing. SQLite may be faster: it
+    # takes them away itself when the last that has the cache open closes it.
+    for file in sqlite_files(path):
+        with contextlib.suppress(FileNotFoundError):
+            take_away(file)
+    take_away(path)
