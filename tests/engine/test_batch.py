@@ -35,7 +35,7 @@ def test_a_prompt_that_is_too_long_with_its_picture_takes_no_other_of_that_pictu
 def test_pictures_are_prepared_while_the_engine_works(batches):
     slow = batches["slowly prepared"]
     assert len(slow["texts"]) == 20 and slow["in_the_main_thread"] == slow["threads_left"] == 0
-    assert slow["prepared_by_then"][0] < 10 and slow["prepared_by_then"][-1] == 20
+    assert slow["prepared_by_then"][0] < 6 and slow["prepared_by_then"][-1] == 10  # once for both repeats of each
 
 
 @pytest.mark.engine

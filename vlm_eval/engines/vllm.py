@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import operator
 import os
 import time
 from dataclasses import dataclass, field
@@ -271,12 +272,15 @@ class VllmEngine(Engine):
         engine, running = self.llm.llm_engine, {}
         if self.config.prefix_cache:  # what was timed alone is not to change what the batch computes
             self.llm.reset_prefix_cache()
-        # Prompts are made while the engine works, and before each step the same number comes in, in order, waited for
-        # if need be: what is computed together, and so rounded, does not depend on what took how long. Not many more
-        # than work at once, for each has its picture's pixels with it.
+        # Prompts are made while the engine works, once for all repeats, and before each step the same number comes in,
+        # in order, waited for if need be: what is computed together, and so rounded, does not depend on what took how
+        # long. Not many more than work at once, for each has its picture's pixels with it.
         each_step = max(1, self._at_once // 4)
         at_most = self._at_once + each_step
-        with contextlib.closing(ahead(self._prompt, requests, max(each_step + 1, at_most // 2))) as prepared:
+        depth = max(each_step + 1, at_most // 2)
+        alike = (list(same) for _, same in itertools.groupby(requests, operator.attrgetter("image", "messages")))
+        with contextlib.closing(ahead(lambda same: self._prompt(same[0]), alike, depth)) as made:
+            prepared = ((request, prompt) for same, prompt in made for request in same)
             while True:
                 refused = []
                 for request, prompt in itertools.islice(prepared, min(each_step, at_most - len(running))):

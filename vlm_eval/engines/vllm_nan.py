@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
-from typing import Any, Iterator
+from typing import Any, Iterator, Mapping
 
 # Else NaN becomes a token like any other, and nobody knows.
 ENVIRONMENT = {"VLLM_COMPUTE_NANS_IN_LOGITS": "1"}
@@ -16,6 +17,7 @@ class NanCounter:
     def __init__(self, llm: Any):
         self._llm = llm
         self._found: Counter[str] = Counter()  # by the request's id
+        llm.collective_rpc(_count_without_waiting)
         core = llm.llm_engine.engine_core
         get_output = core.get_output
 
@@ -34,7 +36,7 @@ class NanCounter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Nothing is counted: that waits for the GPU at every token, and production does without."""
+        """Nothing is counted: production looks at no logits."""
         self._llm.collective_rpc(_count, args=(False,))
         yield  # what raises here is the engine's end, which nothing that is asked of it may hide
         self._llm.collective_rpc(_count, args=(True,))
@@ -53,3 +55,51 @@ def _count(worker: Any, counting: bool) -> None:
         vars(envs).pop("VLLM_COMPUTE_NANS_IN_LOGITS", None)
     else:
         envs.VLLM_COMPUTE_NANS_IN_LOGITS = False
+
+
+def _count_without_waiting(worker: Any) -> None:
+    """In a worker: vLLM 0.24 reads the counts of a step before it prepares the next one, which so begins only when the
+    GPU has ended this one. Later releases do as here wherever steps overlap."""
+    runner = worker.model_runner
+    if hasattr(runner, "_get_nans_in_logits"):  # vLLM's second model runner has none, and never waits
+        runner._get_nans_in_logits = functools.partial(_counts, runner)
+
+
+def _counts(runner: Any, logits: Any) -> Mapping[str, int]:
+    rows = dict(runner.input_batch.req_id_to_index)  # as it is now: it changes with the next step
+    return Counts(rows, None if logits is None else logits.isnan().sum(dim=-1))
+
+
+class Counts(Mapping):
+    """NaN of each request by its id, on their way from the GPU until somebody reads them: vLLM does after the tokens,
+    which were computed later."""
+
+    def __init__(self, rows: Mapping[str, int], counts: Any):
+        """`counts`: one for each row of the logits, a tensor; None: of a step that had no logits."""
+        self._rows, self._arrived = rows, None
+        self._counts = None if counts is None else counts.to("cpu", non_blocking=True)
+        if counts is not None and counts.is_cuda:
+            import torch
+
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    @functools.cached_property
+    def _known(self) -> dict[str, int]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        counts = [] if self._counts is None else self._counts.tolist()
+        return {request: counts[row] if row < len(counts) else 0 for request, row in self._rows.items()}
+
+    def __getitem__(self, request: str) -> int:
+        return self._known[request]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __reduce__(self) -> Any:
+        """To another process it goes as what it holds."""
+        return dict, (self._known,)
