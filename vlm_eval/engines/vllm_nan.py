@@ -66,8 +66,10 @@ def _count_without_waiting(worker: Any) -> None:
 
 
 def _counts(runner: Any, logits: Any) -> Mapping[str, int]:
+    import torch
+
     rows = dict(runner.input_batch.req_id_to_index)  # as it is now: it changes with the next step
-    return Counts(rows, None if logits is None else logits.isnan().sum(dim=-1))
+    return Counts(rows, None if logits is None else logits.isnan().sum(dim=-1, dtype=torch.int32))
 
 
 class Counts(Mapping):
