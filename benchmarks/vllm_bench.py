@@ -59,9 +59,12 @@ def of_length(tokens: int) -> SamplingParams:
 
 def started() -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.gc_utils import freeze_gc_heap
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**json.loads(os.environ["ENGINE"]), disable_log_stats=True))
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**json.loads(os.environ["ENGINE"]), disable_log_stats=True))
+    freeze_gc_heap()  # as vLLM's server does
+    return engine
 
 
 def main() -> None:

@@ -72,8 +72,16 @@ def composed(*overrides: str) -> Any:
 
 
 def left_in_shared_memory() -> set[str]:
-    """What no living process holds. Tests beside this one have theirs there, and leave some: their servers, browsers,
-    Ray, and vLLM its workers' where an engine was tensor parallel."""
+    """What no living process holds, nor does a while later: of what is being made or taken away just then, none does.
+    Tests beside this one have theirs there, and leave some: their servers, browsers, Ray, and vLLM its workers' where
+    an engine was tensor parallel."""
+    if found := _held_by_none():
+        time.sleep(2)
+        found &= _held_by_none()
+    return found
+
+
+def _held_by_none() -> set[str]:
     of_others = ("PostgreSQL", ".org.chromium", "plasma", "vllm_dist")
     held = set()
     for process in psutil.process_iter():

@@ -24,6 +24,17 @@ class Sweep(LaunchedSweep):
         """Of its runs, wherever they were started."""
         return [p for p in psutil.process_iter() if str(self.folder) in " ".join(_command(p))]
 
+    def process(self) -> psutil.Process:
+        """The only one, once it is: what a process has just forked looks like itself."""
+        found: list[psutil.Process] = []
+
+        def only_one() -> bool:
+            found[:] = self.processes()
+            return len(found) == 1
+
+        until(only_one, lambda: f"one process works: {[(p, p.parents()) for p in found]}")
+        return found[0]
+
 
 def _command(process: psutil.Process) -> list[str]:
     try:
@@ -59,7 +70,7 @@ def test_a_killed_worker_s_run_goes_on_in_another(ray_cluster, tmp_path, data):
     sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=hang", "engine.after=4")
     process = sweep.start()
     until(lambda: sweep.answered() == 4, "it hangs")
-    [run] = sweep.processes()
+    run = sweep.process()
     assert "OMP_NUM_THREADS" not in run.environ()  # Ray's own would win over engine.cpu_threads
     run.parent().kill()  # Ray's worker
     code, out, err = ended(process)  # 2 answers are left, it does not come to the hanging one
@@ -73,7 +84,7 @@ def test_a_worker_that_dies_too_often_is_told(ray_cluster, tmp_path, data):
     process = sweep.start()
     for answers in (2, 4):
         until(lambda wanted=answers: sweep.answered() == wanted, "it hangs")
-        [run] = sweep.processes()
+        run = sweep.process()
         run.parent().kill()
     code, out, err = ended(process)
     status = sweep.runs()[0].status()
@@ -98,7 +109,7 @@ def test_each_run_gets_a_card_and_a_lost_node_s_goes_on_on_another(ray_cluster, 
     sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=hang,ok", "engine.after=4", *cards)
     process = sweep.start()
     until(lambda: sweep.answered() == 10 and len(sweep.processes()) == 1, "one run hangs, the other is done")
-    [run] = sweep.processes()
+    run = sweep.process()
     [lost] = [name for name in two_nodes if ray_cluster.runs_on(run, name)]
     ray_cluster.lose(lost)
     code, _, err = ended(process)
@@ -114,7 +125,7 @@ def test_a_lost_head_is_told_and_a_resume_goes_on(ray_cluster, ray_cluster_of_it
     sweep = Sweep(ray_cluster_of_its_own, tmp_path, data, "engine.mode=hang,ok", "engine.after=4")
     process = sweep.start("hydra.launcher.num_gpus=1")
     until(lambda: sweep.answered() == 4, "the first run hangs, the second waits for the card")
-    [run] = sweep.processes()
+    run = sweep.process()
     with_children = [run, *run.children(recursive=True)]
     ray_cluster_of_its_own.lose("head")
     code, out, err = ended(process)
@@ -144,7 +155,7 @@ def test_ctrl_c_ends_the_runs_and_a_resume_goes_on(ray_cluster, tmp_path, data):
     sweep = Sweep(ray_cluster, tmp_path, data, "engine.mode=hang,ok", "engine.after=4", "hydra.launcher.num_cpus=2")
     process = sweep.start()
     until(lambda: sweep.answered() == 4, "the first run hangs")
-    [run] = sweep.processes()
+    run = sweep.process()
     with_children = [run, *run.children(recursive=True)]
     process.send_signal(signal.SIGINT)
     code, out, err = ended(process)

@@ -32,7 +32,8 @@ def queue(job: str, shown: str = "%T %r") -> str:
 
 
 def back_in_the_queue(sweep: Sweep) -> None:
-    until(lambda: "BeginTime" in queue(job_of(sweep)), "it is back in the queue", 60)
+    # Slurm looks every 30 s for jobs that are out of their minute.
+    until(lambda: "BeginTime" in queue(job_of(sweep)), "it is back in the queue")
     assert len(keys(sweep.runs()[0])) == 4
 
 

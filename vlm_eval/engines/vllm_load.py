@@ -5,6 +5,7 @@ vllm is imported in start(), after the environment it reads at import is set.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import time
@@ -39,11 +40,13 @@ class AsyncVllm(Streaming):
         began = time.monotonic()
         with _environment(ENVIRONMENT):
             from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.utils.gc_utils import freeze_gc_heap
             from vllm.v1.engine.async_llm import AsyncLLM
 
             load_without_copies()
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self.arguments))
         self._prompts = Prompts(self._llm)
+        freeze_gc_heap()  # as its server does: what stands until the end is not looked over while it answers
         return {
             "arguments": {k: v for k, v in self.arguments.items() if k != "model"},
             "engine_start_s": round(time.monotonic() - began, 3),
@@ -77,6 +80,7 @@ class AsyncVllm(Streaming):
         if self._llm is not None:
             self._llm.shutdown()
             self._llm = None
+            gc.unfreeze()
 
     def _sampling(self, request: Request) -> Any:
         """Without a seed of its own, which no user sends and for which vLLM samples each row by itself."""
