@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -48,14 +50,14 @@ def vlm_eval(cwd: Path, *overrides: str, folder: str = "sweep") -> Sweep:
 
 
 @pytest.fixture(scope="session")
-def demo_sweep(tmp_path_factory) -> Sweep:
-    cwd = tmp_path_factory.mktemp("demo_sweep")
-    return vlm_eval(
-        cwd,
-        "-m",
-        "model=demo",
-        "quant=gptq8,awq",
-        "task=screen_annotation",
-        "task.repeats=2",
-        "engine.latency_pass.items=3",
-    )
+def demo_sweep(tmp_path_factory, worker_id) -> Sweep:
+    """Made by whichever of the test processes comes first; nobody writes into it."""
+    base = tmp_path_factory.getbasetemp()
+    cwd = (base if worker_id == "master" else base.parent) / "demo_sweep"
+    cwd.mkdir(exist_ok=True)
+    with open(cwd / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made := cwd / "made").exists():
+            options = ("task=screen_annotation", "task.repeats=2", "engine.latency_pass.items=3")
+            made.write_bytes(pickle.dumps(vlm_eval(cwd, "-m", "model=demo", "quant=gptq8,awq", *options)))
+        return pickle.loads(made.read_bytes())

@@ -1,10 +1,11 @@
-"""Run in a fresh process by test_demo_model.py: print the log-probabilities vLLM gives to the tokens of one prompt with
-a picture, and the quantisation it loaded.
+"""Run in a fresh process by test_demo_model.py: print, a line for each checkpoint, the log-probabilities vLLM gives to
+the tokens of one prompt with a picture, and the quantisation it loaded.
 
-    prompt_logprobs.py CHECKPOINT
+    prompt_logprobs.py CHECKPOINT ...
 """
 
 import json
+import os
 import sys
 
 
@@ -26,10 +27,21 @@ def main() -> None:
     from vlm_eval.engines.vllm_cpu_gptq8 import register
 
     register()
+    import vllm.v1.engine.llm_engine  # noqa: F401
+
+    for checkpoint in sys.argv[1:]:  # one process each, as in a run, with the imports behind it
+        if (child := os.fork()) == 0:
+            say(checkpoint)
+            sys.exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            sys.exit(f"{checkpoint}: see above")
+
+
+def say(checkpoint: str) -> None:
     from vllm import LLM, SamplingParams
 
     llm = LLM(
-        model=sys.argv[1],
+        model=checkpoint,
         dtype="bfloat16",
         max_model_len=2048,
         max_num_seqs=4,
@@ -47,7 +59,7 @@ def main() -> None:
         position[token].logprob
         for token, position in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
     ]
-    print(json.dumps({"quantization": llm.llm_engine.model_config.quantization, "logprobs": values}))
+    print(json.dumps({"quantization": llm.llm_engine.model_config.quantization, "logprobs": values}), flush=True)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,23 @@ ENVIRONMENT = {
 pytestmark = pytest.mark.engine
 
 
-def ask(checkpoint: Path) -> dict:
+PACKED = {"gptq8": "gptq", "gptq4": "gptq", "awq": "awq"}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory) -> dict[str, dict]:
+    """Of the shipped checkpoints by their names, and of the packed ones written out."""
+    written_out = tmp_path_factory.mktemp("written_out")
+    for form in PACKED:
+        dequantize_checkpoint(MODELS / form, written_out / form)
+    folders = {form: MODELS / form for form in ("bf16", *PACKED)}
+    folders |= {f"{form} written out": written_out / form for form in PACKED}
     script = Path(__file__).with_name("prompt_logprobs.py")
     environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(REPO)}
-    done = subprocess.run([sys.executable, script, checkpoint], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, *folders.values()], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    return dict(zip(folders, map(json.loads, lines), strict=True))
 
 
 def mean_difference(one: dict, other: dict) -> float:
@@ -42,23 +53,16 @@ def mean_difference(one: dict, other: dict) -> float:
     return sum(abs(a - b) for a, b in pairs) / len(pairs)
 
 
-@pytest.fixture(scope="module")
-def bf16():
-    return ask(MODELS / "bf16")
+def test_bf16_runs(said):
+    assert said["bf16"]["quantization"] is None
+    assert len(said["bf16"]["logprobs"]) > 100  # most of them the picture's
 
 
-def test_bf16_runs(bf16):
-    assert bf16["quantization"] is None
-    assert len(bf16["logprobs"]) > 100  # most of them the picture's
-
-
-@pytest.mark.parametrize(("form", "quantization"), [("gptq8", "gptq"), ("gptq4", "gptq"), ("awq", "awq")])
-def test_vllm_reads_what_was_packed(form, quantization, bf16, tmp_path):
-    dequantize_checkpoint(MODELS / form, tmp_path / form)
-    packed, written_out = ask(MODELS / form), ask(tmp_path / form)
-
+@pytest.mark.parametrize(("form", "quantization"), PACKED.items())
+def test_vllm_reads_what_was_packed(form, quantization, said):
+    packed, written_out = said[form], said[f"{form} written out"]
     assert quantization in packed["quantization"]
     assert written_out["quantization"] is None
     assert mean_difference(packed, written_out) <= 0.01
     # and rounding does show in this prompt, else the line above would say nothing
-    assert mean_difference(packed, bf16) > max(0.01, 2 * mean_difference(packed, written_out))
+    assert mean_difference(packed, said["bf16"]) > max(0.01, 2 * mean_difference(packed, written_out))

@@ -69,7 +69,7 @@ def test_a_server_gets_the_same_over_http(demo_sweep, server, tmp_path):
     check_child(client, client.get_run(run_id), folder)
 
 
-def test_a_tracker_that_is_down_loses_nothing_and_is_said(demo_sweep, tmp_path):
+def test_a_tracker_that_is_down_loses_nothing_and_is_said(tmp_path):
     run = vlm_eval(
         tmp_path,
         "quant=awq",

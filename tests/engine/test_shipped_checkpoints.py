@@ -33,14 +33,23 @@ def twenty(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_recall_is_the_model_cards(form, twenty, tmp_path):
-    command = [sys.executable, "-m", "vlm_eval.cli", "model=demo", f"quant={form}", "task=screen_annotation"]
-    command += [f"task.data.root={twenty}", "task.repeats=1", "task.sampling.temperature=0", "metrics=[tech,facts]"]
-    command += ["judge=none", "tracking=none", "engine.latency_pass.items=0", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def runs(twenty, tmp_path_factory) -> dict[str, Path]:
+    """The run's folder of each form, from one sweep."""
+    folder = tmp_path_factory.mktemp("sweep")
+    command = [sys.executable, "-m", "vlm_eval.cli", "-m", "model=demo", f"quant={','.join(FORMS)}"]
+    command += ["task=screen_annotation", f"task.data.root={twenty}", "task.repeats=1", "task.sampling.temperature=0"]
+    command += ["metrics=[tech,facts]", "judge=none", "tracking=none", "engine.latency_pass.items=0"]
+    done = subprocess.run([*command, f"hydra.sweep.dir={folder}"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    points = json.loads((folder / "sweep.json").read_text())["points"]
+    return dict(zip(FORMS, (folder / point["folder"] for point in points), strict=True))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_recall_is_the_model_cards(form, runs):
+    assert f"-{form}-" in runs[form].name
+    summary = json.loads((runs[form] / "summary.json").read_text())
     assert summary["facts/recall_mean"] == pytest.approx(on_card(form), abs=TOLERANCE)
-    log = (tmp_path / "run" / "run.log").read_text()
+    log = (runs[form] / "run.log").read_text()
     assert not re.search(r"WARNING.*(quant|gptq|awq|format)", log, re.IGNORECASE)
