@@ -3,8 +3,9 @@ the watch for NaN as a run has it, with vLLM's own, and without one, in turn on 
 
     python benchmarks/batch_steps.py [--rounds 5] [OVERRIDE ...]
 
-Every batch begins with empty caches. `between` is what the engine's thread does beside stepping: it waits for prompts,
-hands them over and reads answers. Where steps overlap (on a GPU), a step's time is that of the work it waits for.
+Every batch begins with empty caches, but for its pictures, which stay decoded. `between` is what the engine's thread
+does beside stepping: it waits for prompts, hands them over and reads answers. Where steps overlap (on a GPU), a step's
+time is that of the work it waits for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from one_engine import started
 from pairs import machine
 
 from vlm_eval.engines.base import Request
-from vlm_eval.engines.vllm_nan import _count, _count_without_waiting
+from vlm_eval.engines.vllm_nan import count, count_without_waiting
 from vlm_eval.generate import requests_of
 
 COLUMNS = ("the batch s", "tokens/s", "between s", "steps", "with requests s", "other steps s", "median ms")
@@ -32,14 +33,14 @@ def main() -> None:
     cfg, task, items, engine = started(chosen.overrides)
     requests = requests_of(cfg, task, items, range(cfg.task.repeats))
     engine.warm_up(requests)
-    ways = {"as a run has it": [_count_without_waiting], "vLLM's own": [_vllms_own], "no watch": []}
+    ways = {"as a run has it": count_without_waiting, "vLLM's own": _vllms_own, "no watch": None}
     rows: dict[str, list[Sequence[float]]] = {name: [] for name in ways}
     for number in range(chosen.rounds + 1):
         turn = number % len(ways)  # who comes first is slower
-        for name, asked in [*ways.items()][turn:] + [*ways.items()][:turn]:
-            engine.llm.collective_rpc(_count, args=(bool(asked),))
-            for what in asked:
-                engine.llm.collective_rpc(what)
+        for name, way in [*ways.items()][turn:] + [*ways.items()][:turn]:
+            engine.llm.collective_rpc(count, args=(way is not None,))
+            if way is not None:
+                engine.llm.collective_rpc(way)
             row = batch(engine, requests)
             rows[name] += [row] if number else []  # the first is to warm up
     print(f"{machine()}; {engine._facts['found']}; {len(requests)} answers, median of {chosen.rounds} (least, most)")
@@ -67,11 +68,10 @@ def batch(engine: Any, requests: Sequence[Request]) -> Sequence[float]:
 
     def timed() -> Any:
         began = time.monotonic()
-        try:
-            return step()
-        finally:
-            steps.append((time.monotonic() - began, bool(came_in)))
-            came_in.clear()
+        outputs = step()
+        steps.append((time.monotonic() - began, bool(came_in)))
+        came_in.clear()
+        return outputs
 
     def noted(*args: Any) -> str:
         came_in.append(True)

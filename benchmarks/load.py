@@ -122,14 +122,14 @@ def ours(asked: argparse.Namespace) -> dict[str, float]:
 
 async def measure(asked: argparse.Namespace) -> dict[str, float]:
     """By the stage's own code; only what a request is differs: random tokens in the place of a chat with a picture."""
+    from vllm_bench import of_length
+
     from vlm_eval.engines.vllm_load import AsyncVllm
     from vlm_eval.load import measured, planned
     from vlm_eval.statistics.quantiles import quantile
 
     class OfTokens(AsyncVllm):
         async def stream(self, request: Any) -> AsyncIterator[int]:
-            from vllm_bench import of_length
-
             async for output in self._llm.generate(
                 request.prompt, of_length(asked.output), f"load-{next(self._counter)}"
             ):

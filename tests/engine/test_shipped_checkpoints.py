@@ -3,11 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.engine.conftest import vlm_eval
+from vlm_eval.store import RunFolder
 
 REPO = Path(__file__).resolve().parents[2]
 MODELS = REPO / "vlm_eval" / "demo" / "models"
@@ -34,22 +35,20 @@ def twenty(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(twenty, tmp_path_factory) -> dict[str, Path]:
-    """The run's folder of each form, from one sweep."""
-    folder = tmp_path_factory.mktemp("sweep")
-    command = [sys.executable, "-m", "vlm_eval.cli", "-m", "model=demo", f"quant={','.join(FORMS)}"]
-    command += ["task=screen_annotation", f"task.data.root={twenty}", "task.repeats=1", "task.sampling.temperature=0"]
-    command += ["metrics=[tech,facts]", "judge=none", "tracking=none", "engine.latency_pass.items=0"]
-    done = subprocess.run([*command, f"hydra.sweep.dir={folder}"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    points = json.loads((folder / "sweep.json").read_text())["points"]
-    return dict(zip(FORMS, (folder / point["folder"] for point in points), strict=True))
+def runs(twenty, tmp_path_factory) -> dict[str, RunFolder]:
+    """The run of each form, from one sweep."""
+    options = ["task=screen_annotation", f"task.data.root={twenty}", "task.repeats=1", "task.sampling.temperature=0"]
+    options += ["metrics=[tech,facts]", "judge=none", "tracking=none", "engine.latency_pass.items=0"]
+    sweep = vlm_eval(tmp_path_factory.mktemp("forms"), "-m", "model=demo", f"quant={','.join(FORMS)}", *options)
+    assert sweep.result.returncode == 0, sweep.result.stderr[-3000:]
+    return dict(zip(FORMS, sweep.runs, strict=True))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_recall_is_the_model_cards(form, runs):
-    assert f"-{form}-" in runs[form].name
-    summary = json.loads((runs[form] / "summary.json").read_text())
+    run = runs[form].path
+    assert f"-{form}-" in run.name
+    summary = json.loads((run / "summary.json").read_text())
     assert summary["facts/recall_mean"] == pytest.approx(on_card(form), abs=TOLERANCE)
-    log = (runs[form] / "run.log").read_text()
+    log = (run / "run.log").read_text()
     assert not re.search(r"WARNING.*(quant|gptq|awq|format)", log, re.IGNORECASE)

@@ -17,7 +17,7 @@ class NanCounter:
     def __init__(self, llm: Any):
         self._llm = llm
         self._found: Counter[str] = Counter()  # by the request's id
-        llm.collective_rpc(_count_without_waiting)
+        llm.collective_rpc(count_without_waiting)
         core = llm.llm_engine.engine_core
         get_output = core.get_output
 
@@ -37,9 +37,9 @@ class NanCounter:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Nothing is counted: production looks at no logits."""
-        self._llm.collective_rpc(_count, args=(False,))
+        self._llm.collective_rpc(count, args=(False,))
         yield  # what raises here is the engine's end, which nothing that is asked of it may hide
-        self._llm.collective_rpc(_count, args=(True,))
+        self._llm.collective_rpc(count, args=(True,))
 
 
 def outer_id(internal: str) -> str:
@@ -47,7 +47,7 @@ def outer_id(internal: str) -> str:
     return internal.split("-")[0]
 
 
-def _count(worker: Any, counting: bool) -> None:
+def count(worker: Any, counting: bool) -> None:
     """In a worker: what stands in the module goes before what is read from the environment."""
     from vllm import envs
 
@@ -57,7 +57,7 @@ def _count(worker: Any, counting: bool) -> None:
         envs.VLLM_COMPUTE_NANS_IN_LOGITS = False
 
 
-def _count_without_waiting(worker: Any) -> None:
+def count_without_waiting(worker: Any) -> None:
     """In a worker: vLLM 0.24 reads the counts of a step before it prepares the next one, which so begins only when the
     GPU has ended this one. Later releases do as here wherever steps overlap."""
     runner = worker.model_runner

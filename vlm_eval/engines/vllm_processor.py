@@ -20,12 +20,16 @@ def load_without_copies() -> None:
     from transformers import AutoProcessor, ProcessorMixin
 
     os.environ[ASKED] = "1"
-    for of in (ProcessorMixin, AutoProcessor):
-        if not hasattr(of.from_pretrained, "copies_nothing"):
-            of.from_pretrained = classmethod(_without_copies(of.from_pretrained.__func__))
-    name = "_load_tokenizer_from_pretrained"
-    if hasattr(ProcessorMixin, name) and not hasattr(getattr(ProcessorMixin, name), "copies_nothing"):
-        setattr(ProcessorMixin, name, classmethod(_the_given_one(getattr(ProcessorMixin, name).__func__)))
+    for of, name, wrapped in (
+        (ProcessorMixin, "from_pretrained", _without_copies),
+        (AutoProcessor, "from_pretrained", _without_copies),
+        (ProcessorMixin, "_load_tokenizer_from_pretrained", _the_given_one),  # private: a release may lack it
+    ):
+        method = getattr(of, name, None)
+        if method is not None and not hasattr(method, "copies_nothing"):
+            load = wrapped(method.__func__)
+            load.copies_nothing = True
+            setattr(of, name, classmethod(load))
 
 
 def register() -> None:
@@ -47,7 +51,6 @@ def _without_copies(from_pretrained: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             vars(tokenizer).pop("__deepcopy__", None)
 
-    load.copies_nothing = True
     return load
 
 
@@ -57,5 +60,4 @@ def _the_given_one(load_tokenizer: Callable[..., Any]) -> Callable[..., Any]:
         given = kwargs.get("tokenizer") if part == "tokenizer" else None  # and not "decoder_tokenizer"
         return load_tokenizer(cls, part, *args, **kwargs) if given is None else given
 
-    load.copies_nothing = True
     return load
