@@ -15,7 +15,7 @@ import statistics
 import time
 from typing import Any, Sequence
 
-from one_engine import started
+from one_engine import forget_prepared, started
 from pairs import machine
 
 from vlm_eval.engines.base import Request
@@ -62,7 +62,7 @@ def _vllms_own(worker: Any) -> None:
 
 def batch(engine: Any, requests: Sequence[Request]) -> Sequence[float]:
     """One row of the table."""
-    engine.llm.reset_mm_cache()
+    forget_prepared(engine.llm)
     steps, core, enqueue, came_in = [], engine.llm.llm_engine, engine._enqueue, []
     step = core.step
 

@@ -26,3 +26,9 @@ def started(overrides: Sequence[str]) -> tuple[DictConfig, Any, Mapping[str, Ite
     engine = engine_of(cfg, task)
     engine.start()
     return cfg, task, {item.item_id: item for item in task.items()}, engine
+
+
+def forget_prepared(llm: Any) -> None:
+    """What it has prepared of pictures, and what its vision tower has made of them."""
+    llm.reset_mm_cache()
+    llm.llm_engine.reset_encoder_cache()

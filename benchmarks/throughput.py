@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from one_engine import started
+from one_engine import forget_prepared, started
 from pairs import compare, machine
 from PIL import Image
 
@@ -46,7 +46,7 @@ def main() -> None:
 
     def forget() -> None:
         # What bare `chat` has handed over once, it takes for handed over, whatever ours has put there since.
-        engine.llm.reset_mm_cache()
+        forget_prepared(engine.llm)
         if chosen.large:
             vllm_prompts.forget_pictures()
 

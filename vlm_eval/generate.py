@@ -103,7 +103,7 @@ def _with_engine(
             if todo:
                 report.ask("generate")
                 with at_work():
-                    engine.warm_up(todo)  # where nothing was timed alone, or an earlier attempt at this run has done so
+                    engine.warm_up(todo)
                 began = _energy_of(engine, shared)
                 answer_all(engine, todo, wanted, folder, report, done)
                 facts |= _energy("batch", before, _spent(began, _energy_of(engine, shared), len(todo)))

@@ -48,6 +48,8 @@ def main() -> None:
     engine.start()
     found["alone before it"] = alone(engine, greedy)  # as in a run
     found["warm-up after it"] = [row.error for row in engine.warm_up(greedy)]
+    found["warm-up on a card"] = [on_a_card(engine, engine.warm_up, greedy) for _ in range(2)]
+    found["warm-up of one too long"] = on_a_card(engine, engine.warm_up_together, [too_long, *greedy])
     found["prefix cache"] = answered(engine, greedy)
     found["first"] = f"{requests[0].item_id} {requests[0].repeat}"
     engine.stop()
@@ -81,6 +83,24 @@ def answered(engine, requests, prepare_s=0.0) -> dict:
         "cached_tokens": {f"{a.item_id} {a.repeat}": a.cached_tokens for a in answers},
         "threads_left": sum(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()),
     }
+
+
+def on_a_card(engine, warm_up, requests) -> list[tuple[int, list[int]]]:
+    """Of each step: requests under way as it began, and the tokens of those that it finished."""
+    steps, core = [], engine.llm.llm_engine
+    step = core.step
+
+    def noted():
+        under_way, outputs = core.get_num_unfinished_requests(), step()
+        steps.append((under_way, [len(o.outputs[0].token_ids) for o in outputs if o.finished]))
+        return outputs
+
+    core.step, engine.cards_held = noted, 1
+    try:
+        assert not warm_up(requests)
+    finally:
+        core.step, engine.cards_held = step, 0
+    return steps
 
 
 def alone(engine, requests) -> list[int]:

@@ -129,8 +129,8 @@ class Engine(Protocol):
         return iter(())
 
     def warm_up(self, requests: Sequence[Request]) -> None:
-        """What an engine does at its first answer and at no later one, before the batch's clock starts; after
-        time_alone() that is nothing."""
+        """What an engine does at its first answers and at no later ones, before the batch's clock starts; less after
+        time_alone()."""
 
     def peaks(self) -> dict[str, Any]:
         """Before it stops: what only the engine knows of the memory it took."""

@@ -11,7 +11,7 @@ import itertools
 import operator
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from vlm_eval import checkpoints, images
@@ -109,7 +109,7 @@ class VllmEngine(Engine):
         self._estimated: Optional[vllm_memory.Estimate] = None
         self._memory_key = ""
         self._counter = itertools.count()
-        self._warm = False
+        self._warm = self._warm_together = False
         self._nan: Optional[NanCounter] = None
         self._prompts: Optional[Prompts] = None
         self._processor: Optional[dict[str, int]] = None  # of the checkpoint, once it is here
@@ -275,7 +275,7 @@ class VllmEngine(Engine):
         # Prompts are made while the engine works, once for all repeats, and before each step the same number comes in,
         # in order, waited for if need be: what is computed together, and so rounded, does not depend on what took how
         # long. Not many more than work at once, for each has its picture's pixels with it.
-        each_step = max(1, self._at_once // 4)
+        each_step = self._each_step
         at_most = self._at_once + each_step
         depth = max(each_step + 1, at_most // 2)
         alike = (list(same) for _, same in itertools.groupby(requests, operator.attrgetter("image", "messages")))
@@ -297,16 +297,36 @@ class VllmEngine(Engine):
                     yield refused + finished
 
     def time_alone(self, requests: Sequence[Request]) -> Iterator[list[Latency]]:
-        warm = self.warm_up(requests)
+        warm = self._warm_up_alone(requests)
         with self._nan.paused() if warm and all(x.error is None for x in warm) else contextlib.nullcontext():
             for request in requests:
                 yield [self._one(request)]
 
     def warm_up(self, requests: Sequence[Request]) -> list[Latency]:
+        alone = self._warm_up_alone(requests)
+        if self.cards_held and self.config.latency_pass.warmup and not self._warm_together:
+            self.warm_up_together(requests)
+        return alone
+
+    def _warm_up_alone(self, requests: Sequence[Request]) -> list[Latency]:
         if self._warm:
             return []
         self._warm = True
         return [self._one(request) for request in requests[: self.config.latency_pass.warmup]]
+
+    def warm_up_together(self, requests: Sequence[Request]) -> None:
+        """Two tokens of each that the batch begins with: a GPU loads and chooses kernels when it first meets requests
+        together, which those timed alone never were. Their pictures are nobody else's, as those of the others are."""
+        self._warm_together, under_way = True, set()
+        for request in requests[: self._each_step]:
+            short = replace(request, sampling=replace(request.sampling, max_tokens=2))
+            with contextlib.suppress(*refusals()):  # said when it is to be answered
+                under_way.add(self._enqueue(short, self._prompt(short, picture_id=f"warm-up {short.image}")))
+        while under_way:
+            for output in _step(self.llm.llm_engine):
+                if output.finished:
+                    self._nan.take(output.request_id)
+                    under_way.remove(output.request_id)
 
     def stop(self) -> None:
         if self.llm is not None:
@@ -409,6 +429,11 @@ class VllmEngine(Engine):
     @property
     def _at_once(self) -> int:
         return self.config.max_num_seqs or (64 if find_device().kind == "cuda" else 16)
+
+    @property
+    def _each_step(self) -> int:
+        """Requests that come in before one step of the batch."""
+        return max(1, self._at_once // 4)
 
     def _pixel_limits(self) -> Optional[tuple[int, int]]:
         """(min_pixels, max_pixels): the task's where it sets them, else the checkpoint's; None for other processors."""
