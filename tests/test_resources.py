@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from vlm_eval import resources
@@ -103,6 +106,22 @@ def test_energy_is_of_the_cards_that_the_engine_has(nvml, monkeypatch):
     assert resources.energy_j(1) == 2000.5
     nvml.counts_energy = False
     assert resources.energy_j(1) is None
+
+
+def test_children_count_and_are_looked_for_once_a_sample_of_the_series(nvml, monkeypatch):
+    """To look for them is to read all of /proc, in a thread beside the one that has an engine's kernels to launch."""
+    looks, children = [], psutil.Process.children
+    monkeypatch.setattr(
+        psutil.Process, "children", lambda self, recursive: looks.append(self) or children(self, recursive)
+    )
+    held = "import time; held = bytearray(400 * 2**20); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", held]) as child:
+        try:
+            used, samples = watched(3.0)
+        finally:
+            child.kill()
+    assert used.host_peak_gib > psutil.Process().memory_info().rss / GIB + 0.35
+    assert len(looks) == len(samples) and 5 < len(samples) < 20
 
 
 def test_a_card_that_is_lost_ends_its_figures_and_not_the_watch(nvml):

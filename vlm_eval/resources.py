@@ -15,7 +15,7 @@ from vlm_eval.devices import find_device
 from vlm_eval.rows import Sample
 
 EVERY_S = 0.1  # peaks
-SERIES_EVERY_S = 1.0
+SERIES_EVERY_S = 1.0  # and which children there are: all of /proc is read for it, in a thread beside the engine's
 
 
 class ResourceWatch:
@@ -27,6 +27,7 @@ class ResourceWatch:
 
     def __init__(self, tell: Callable[[Sample], None]) -> None:
         self.host_peak_gib = 0.0
+        self._tree: Sequence[psutil.Process] = ()
         self._gpu_peaks: dict[str, float] = {}  # of our "processes", and of the "card" whoever uses it
         self._tell: Optional[Callable[[Sample], None]] = tell
         self._stop = threading.Event()
@@ -61,8 +62,10 @@ class ResourceWatch:
 
     def _sample(self) -> None:
         resident, pids = 0, set()
-        me = psutil.Process()
-        for process in [me, *me.children(recursive=True)]:
+        if due := time.monotonic() - self._told >= SERIES_EVERY_S:
+            me = psutil.Process()
+            self._tree = [me, *me.children(recursive=True)]
+        for process in self._tree:
             try:
                 resident += process.memory_info().rss
                 pids.add(process.pid)
@@ -76,8 +79,8 @@ class ResourceWatch:
                 self._nvml = None
             else:
                 self._gpu_peaks = {of: max(self._gpu_peaks.get(of, 0.0), n / 2**30) for of, n in used.items()}
-        if (now := time.monotonic()) - self._told >= SERIES_EVERY_S:
-            self._told = now
+        if due:
+            self._told = time.monotonic()
             self._tell_of(resident)
 
     def _tell_of(self, resident: int) -> None:

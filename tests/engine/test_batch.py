@@ -52,8 +52,8 @@ def test_an_engine_is_warmed_up_once_and_what_was_timed_alone_has_done_so(batche
 
 @pytest.mark.engine
 def test_on_a_card_those_the_batch_begins_with_go_before_it_together_once(batches):
-    """Two requests come in before each step here. That the batch shares nothing with them is seen below: the first prompt
-    of all is computed whole. One that is too long is left for its answer to say so."""
+    """Two requests come in before each step here. The batch shares nothing with them, as is seen below: its first
+    prompt is computed whole. One that is too long is left for its answer to say so."""
     assert batches["warm-up on a card"] == [[[2, []], [2, [2, 2]]], []]
     assert batches["warm-up of one too long"] == [[1, []], [1, [2]]]
 
