@@ -317,16 +317,14 @@ class VllmEngine(Engine):
     def warm_up_together(self, requests: Sequence[Request]) -> None:
         """Two tokens of each that the batch begins with: a GPU loads and chooses kernels when it first meets requests
         together, which those timed alone never were. Their pictures are nobody else's, as those of the others are."""
-        self._warm_together, under_way = True, set()
+        self._warm_together, engine = True, self.llm.llm_engine
         for request in requests[: self._each_step]:
             short = replace(request, sampling=replace(request.sampling, max_tokens=2))
             with contextlib.suppress(*refusals()):  # said when it is to be answered
-                under_way.add(self._enqueue(short, self._prompt(short, picture_id=f"warm-up {short.image}")))
-        while under_way:
-            for output in _step(self.llm.llm_engine):
-                if output.finished:
-                    self._nan.take(output.request_id)
-                    under_way.remove(output.request_id)
+                self._enqueue(short, self._prompt(short, picture_id=f"warm-up {short.image}"))
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                self._nan.take(output.request_id)
 
     def stop(self) -> None:
         if self.llm is not None:
