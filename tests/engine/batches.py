@@ -4,6 +4,7 @@ with how many requests each step of the engine began."""
 import dataclasses
 import json
 import os
+import signal
 import threading
 import time
 
@@ -52,6 +53,7 @@ def main() -> None:
     found["warm-up of one too long"] = on_a_card(engine, engine.warm_up_together, [too_long, *greedy])
     found["prefix cache"] = answered(engine, greedy)
     found["first"] = f"{requests[0].item_id} {requests[0].repeat}"
+    found["lost"] = lost(engine, greedy[:1])
     engine.stop()
     print(json.dumps(found))
 
@@ -115,6 +117,18 @@ def alone(engine, requests) -> list[int]:
     assert all(row.latency_s for rows in engine.time_alone(requests) for row in rows)
     del engine._wrong_with
     return cached
+
+
+def lost(engine, requests) -> str:
+    """What is said when vLLM has no more what it was given to answer alone."""
+    engine.llm.llm_engine.has_unfinished_requests = lambda: False
+    signal.alarm(60)  # ends this process, if it is waited for
+    try:
+        list(engine.time_alone(requests))
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        signal.alarm(0)
 
 
 def templated(llm, template) -> str:

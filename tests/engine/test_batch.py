@@ -59,6 +59,11 @@ def test_on_a_card_those_the_batch_begins_with_go_before_it_together_once(batche
 
 
 @pytest.mark.engine
+def test_a_request_timed_alone_that_vllm_loses_is_no_endless_wait(batches):
+    assert batches["lost"] == "vLLM lost 1 requests"
+
+
+@pytest.mark.engine
 def test_a_template_of_engine_extra_is_the_one(batches):
     assert batches["another template"] == "Только это."
 

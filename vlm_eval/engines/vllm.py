@@ -290,9 +290,8 @@ class VllmEngine(Engine):
                         refused.append(_failed(request, said_in_one_line(error)))
                 if not running and not refused:
                     return
-                if running and not engine.has_unfinished_requests():
-                    raise RuntimeError(f"vLLM lost {len(running)} requests")
-                finished = [self._read(running.pop(o.request_id), o) for o in _step(engine) if o.finished]
+                outputs = step(engine, len(running)) if running else []
+                finished = [self._read(running.pop(o.request_id), o) for o in outputs if o.finished]
                 if refused or finished:
                     yield refused + finished
 
@@ -344,7 +343,7 @@ class VllmEngine(Engine):
         prepared = time.monotonic()
         output = None
         while output is None:
-            output = next((o for o in _step(self.llm.llm_engine) if o.finished), None)
+            output = next((o for o in step(self.llm.llm_engine, 1) if o.finished), None)
         ended = time.monotonic()
         answer = output.outputs[0]
         if error := self._wrong_with(output):
@@ -438,8 +437,11 @@ class VllmEngine(Engine):
         return None if self._processor is None else checkpoints.pixel_limits(self.image, self._processor)
 
 
-def _step(engine: Any) -> list[Any]:
-    return engine.step() if engine.has_unfinished_requests() else []
+def step(engine: Any, under_way: int) -> list[Any]:
+    """What came of so many requests in one step; those that it has no more would be waited for without an end."""
+    if not engine.has_unfinished_requests():
+        raise RuntimeError(f"vLLM lost {under_way} requests")
+    return engine.step()
 
 
 def _failed(request: Request, error: str) -> Answer:

@@ -266,9 +266,7 @@ class EngineThread:
                 if request is None:
                     return
                 self._take(llm, prompts, request)
-            if not engine.has_unfinished_requests():
-                raise RuntimeError(f"vLLM lost {len(self._running)} requests")
-            for output in engine.step():
+            for output in vllm.step(engine, len(self._running)):
                 if output.finished:
                     self._running.pop(output.request_id).output.set_result(output)
             for key in [key for key, request in self._running.items() if request.given_up]:
